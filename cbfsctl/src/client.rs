@@ -1,0 +1,353 @@
+//! The daemon's API as blocking calls with types. The routes stand in [`cbfs_core::api`].
+
+use cbfs_core::api::{
+    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, SnapshotInfo, SnapshotRequest,
+    UmountRequest,
+};
+use cbfs_core::error::Context;
+use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::snapshot::StatusLine;
+use cbfs_core::{Error, ErrorKind, Result};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+
+/// How long a question may take. (What changes things waits as long as it takes: a mount may
+/// have layers to fetch.)
+const QUESTION_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client of the daemon behind one socket. One connection per request: a daemon that was
+/// restarted in between is found again.
+///
+/// Every call fails with [`ErrorKind::DaemonUnreachable`] when no daemon answers, with
+/// [`ErrorKind::Credentials`] when the socket refuses us, and else with the daemon's own error.
+#[derive(Debug)]
+pub(crate) struct DaemonClient {
+    socket: PathBuf,
+    runtime: Runtime,
+}
+
+impl DaemonClient {
+    /// A client for `socket`. Nothing is connected yet.
+    pub(crate) fn new(socket: &Path) -> Result<DaemonClient> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context(|| "the client's runtime could not be started".to_owned())?;
+        Ok(DaemonClient {
+            socket: socket.to_owned(),
+            runtime,
+        })
+    }
+
+    /// `GET /v1/status`.
+    pub(crate) fn status(&self) -> Result<DaemonStatus> {
+        self.get("/v1/status")
+    }
+
+    /// `GET /v1/instances`.
+    pub(crate) fn instances(&self) -> Result<Vec<InstanceInfo>> {
+        self.get("/v1/instances")
+    }
+
+    /// `POST /v1/mounts`; answers when the mount is usable.
+    pub(crate) fn mount(&self, request: &MountRequest) -> Result<InstanceInfo> {
+        self.post("/v1/mounts", request)
+    }
+
+    /// `POST /v1/umounts`; answers when the mount is gone.
+    pub(crate) fn umount(&self, request: &UmountRequest) -> Result<InstanceInfo> {
+        self.post("/v1/umounts", request)
+    }
+
+    /// `POST /v1/snapshots`; answers when the request is persisted, before the cut.
+    pub(crate) fn create_snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotInfo> {
+        self.post("/v1/snapshots", request)
+    }
+
+    /// `GET /v1/snapshots/{fs}`: the requests this daemon knows. `fs` is a full handle.
+    pub(crate) fn snapshots(&self, fs: &str) -> Result<Vec<SnapshotInfo>> {
+        self.get(&format!("/v1/snapshots/{}", segment(fs)))
+    }
+
+    /// `GET /v1/snapshots/{fs}/{number}`. `fs` is a full handle.
+    pub(crate) fn snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+        self.get(&format!("/v1/snapshots/{}/{number}", segment(fs)))
+    }
+
+    /// `GET /v1/snapshots/{fs}/{number}/log`: the status log so far. `fs` is a full handle.
+    ///
+    /// A last line without a newline is still being written and left out.
+    pub(crate) fn snapshot_log(&self, fs: &str, number: SnapshotNumber) -> Result<Vec<StatusLine>> {
+        let path = format!("/v1/snapshots/{}/{number}/log", segment(fs));
+        let text = self.exchange(&Method::GET, &path, Vec::new(), Some(QUESTION_PATIENCE))?;
+        text.split_inclusive(|b| *b == b'\n')
+            .filter(|line| line.ends_with(b"\n") && !line.trim_ascii().is_empty())
+            .map(|line| decode(&path, line))
+            .collect()
+    }
+
+    /// `POST /v1/shutdown`: the daemon ends; it unmounts nothing that comes back with the next.
+    pub(crate) fn shutdown(&self) -> Result<()> {
+        self.post("/v1/shutdown", &serde_json::json!({}))
+            .map(|_: serde_json::Value| ())
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let answer = self.exchange(&Method::GET, path, Vec::new(), Some(QUESTION_PATIENCE))?;
+        decode(path, &answer)
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body = serde_json::to_vec(body)
+            .context(|| "the request could not be written as JSON".to_owned())?;
+        decode(path, &self.exchange(&Method::POST, path, body, None)?)
+    }
+
+    /// One request and its answer's body, within `patience` (`None`: as long as it takes).
+    fn exchange(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Vec<u8>,
+        patience: Option<Duration>,
+    ) -> Result<Vec<u8>> {
+        let work = async {
+            let Some(patience) = patience else {
+                return self.exchange_now(method, path, body).await;
+            };
+            match tokio::time::timeout(patience, self.exchange_now(method, path, body)).await {
+                Ok(result) => result,
+                Err(_) => Err(Error::new(
+                    ErrorKind::DaemonUnreachable,
+                    format!(
+                        "the daemon on {} did not answer within {} s",
+                        self.socket.display(),
+                        patience.as_secs()
+                    ),
+                )
+                .hint("it runs but hangs: look into its log (cbfsd.log in the state directory)")),
+            }
+        };
+        let (status, answer) = self.runtime.block_on(work)?;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        match serde_json::from_slice::<ErrorBody>(&answer) {
+            Ok(body) => Err(body.into()),
+            Err(_) => {
+                let text = String::from_utf8_lossy(&answer);
+                let error =
+                    Error::failed(format!("the daemon answered {method} {path} with {status}"));
+                Err(if text.trim().is_empty() {
+                    error
+                } else {
+                    error.because(text.trim().to_owned())
+                })
+            }
+        }
+    }
+
+    async fn exchange_now(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Vec<u8>)> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| self.not_connected(e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.broken(method, e))?;
+        // Ends with the connection: `sender` is its only user. Its errors come out of `sender`.
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .context(|| format!("the request {method} {path} could not be made"))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.broken(method, e))?;
+        let status = response.status();
+        let answer = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| self.broken(method, e))?;
+        driver.abort();
+        Ok((status, answer.to_bytes().to_vec()))
+    }
+
+    /// Why the socket could not be connected.
+    fn not_connected(&self, e: io::Error) -> Error {
+        let socket = self.socket.display();
+        match e.kind() {
+            io::ErrorKind::PermissionDenied => Error::new(
+                ErrorKind::Credentials,
+                format!("the daemon's socket {socket} refuses you"),
+            )
+            .because(e)
+            .hint("run this as root or as the daemon's user, or join the socket's group to look"),
+            io::ErrorKind::InvalidInput => Error::new(
+                ErrorKind::Usage,
+                format!("{socket} cannot be a socket: its path is longer than 107 bytes"),
+            )
+            .because(e)
+            .hint("choose a shorter one with --socket or CBFS_SOCKET"),
+            _ => Error::new(
+                ErrorKind::DaemonUnreachable,
+                format!("no daemon answers on {socket}"),
+            )
+            .because(e)
+            .hint("start it with `cbfsctl mount …` or `systemctl start cbfsd`"),
+        }
+    }
+
+    /// Why a connection broke off.
+    fn broken(&self, method: &Method, e: hyper::Error) -> Error {
+        let error = Error::new(
+            ErrorKind::DaemonUnreachable,
+            format!(
+                "the daemon on {} went away before it answered",
+                self.socket.display()
+            ),
+        )
+        .because(e);
+        if *method == Method::GET {
+            error.hint("start it with `cbfsctl mount …` or `systemctl start cbfsd`")
+        } else {
+            error.hint("whether it did what was asked is not known: look with `cbfsctl status`")
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(path: &str, answer: &[u8]) -> Result<T> {
+    serde_json::from_slice(answer).map_err(|e| {
+        Error::failed(format!("the daemon's answer to {path} is not understood"))
+            .because(e)
+            .hint("are cbfsctl and the daemon of the same version? `cbfsctl status` tells")
+    })
+}
+
+/// A path segment of a URL: what is not unreserved is percent-encoded.
+fn segment(text: &str) -> String {
+    text.bytes()
+        .fold(String::with_capacity(text.len()), |mut out, b| {
+            if b.is_ascii_alphanumeric() || b"-._~@".contains(&b) {
+                out.push(char::from(b));
+            } else {
+                out += &format!("%{b:02X}");
+            }
+            out
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    /// Answers one request with `answer`, verbatim, and tells the request.
+    fn answering(
+        answer: &'static str,
+    ) -> (
+        tempfile::TempDir,
+        DaemonClient,
+        std::thread::JoinHandle<String>,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = vec![0; 4096];
+            let n = stream.read(&mut request).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&request[..n]).into_owned()
+        });
+        let client = DaemonClient::new(&socket).unwrap();
+        (dir, client, server)
+    }
+
+    #[test]
+    fn a_missing_socket_is_an_unreachable_daemon() {
+        let client = DaemonClient::new(Path::new("/nonexistent/cbfsd.sock")).unwrap();
+        let error = client.status().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DaemonUnreachable);
+        assert!(error.hint_text().unwrap().contains("cbfsctl mount"));
+    }
+
+    #[test]
+    fn the_daemons_errors_keep_kind_and_hint() {
+        let (_dir, client, server) = answering(concat!(
+            "HTTP/1.1 409 Conflict\r\nconnection: close\r\n\r\n",
+            r#"{"error":{"kind":"conflict","message":"busy","hint":"close it","causes":[]}}"#
+        ));
+        let error = client.instances().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert_eq!(error.hint_text(), Some("close it"));
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn an_answer_that_is_no_error_body_is_shown_as_it_is() {
+        let (_dir, client, server) =
+            answering("HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\n\r\nout of order\n");
+        let error = client
+            .umount(&UmountRequest {
+                target: "x".into(),
+                lazy: false,
+            })
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Failed);
+        assert!(error.to_string().contains("502"));
+        assert_eq!(error.causes(), ["out of order"]);
+        assert!(
+            server
+                .join()
+                .unwrap()
+                .starts_with("POST /v1/umounts HTTP/1.1\r\n")
+        );
+    }
+
+    #[test]
+    fn a_connection_that_breaks_off_is_an_unreachable_daemon() {
+        let (_dir, client, server) = answering("");
+        let error = client.snapshot("home-1/2", SnapshotNumber(3)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DaemonUnreachable);
+        assert!(
+            server
+                .join()
+                .unwrap()
+                .starts_with("GET /v1/snapshots/home-1%2F2/3 HTTP/1.1")
+        );
+    }
+
+    #[test]
+    fn a_torn_last_line_of_a_status_log_is_left_out() {
+        let (_dir, client, server) = answering(concat!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
+            "{\"at\":\"2025-01-01T00:00:00Z\",\"event\":\"state\",\"state\":\"collected\"}\n",
+            "{\"at\":\"2025-01-01T00:00:"
+        ));
+        assert_eq!(
+            client.snapshot_log("f", SnapshotNumber(1)).unwrap().len(),
+            1
+        );
+        server.join().unwrap();
+    }
+}

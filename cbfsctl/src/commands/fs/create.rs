@@ -1,0 +1,37 @@
+//! `cbfsctl fs create`.
+
+use super::super::Context;
+use crate::bucket_option::BucketOption;
+use crate::output::Outcome;
+use cbfs_core::catalog;
+use cbfs_core::clock::System;
+
+/// Create an empty file system in a bucket and print its handle.
+///
+/// One small object is written; nothing is mounted yet. The handle is the TAG and a fresh UUID:
+/// several file systems may share a TAG.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  cbfsctl fs create home --bucket file:///srv/bucket")]
+pub(crate) struct Args {
+    /// A mnemonic: letters, digits, `.`, `_` and `-`.
+    tag: String,
+    #[command(flatten)]
+    bucket: BucketOption,
+}
+
+/// Run it.
+pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
+    let bucket = args.bucket.open(false)?;
+    let config = catalog::create_fs(bucket.as_ref(), &args.tag, &System, &System)?;
+    if context.output.is_json() {
+        return context.output.json(&config);
+    }
+    context.output.line(&config.fs)?;
+    context.output.message(format_args!(
+        "created in {}; mount it with `cbfsctl mount {} DIR --bucket {}`",
+        bucket.url(),
+        config.fs,
+        bucket.url()
+    ));
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `cbfsctl instance show`.
+
+use super::super::Context;
+use super::list::{health, role};
+use crate::output::{Outcome, printable};
+use crate::quantities;
+use crate::target;
+
+/// Show one instance of this node's daemon.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cbfsctl instance show home\n  cbfsctl instance show home@12\n  \
+    cbfsctl instance show /mnt/home"
+)]
+pub(crate) struct Args {
+    /// The file system (TAG, UUID prefix or full handle; FS@NUMBER for a slave) or its mount point.
+    #[arg(value_name = "FS|DIR")]
+    instance: String,
+}
+
+/// Run it.
+pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
+    let instances = context.client()?.instances()?;
+    let i = target::choose_instance(&args.instance, instances)?;
+    if context.output.is_json() {
+        return context.output.json(&i);
+    }
+    let mounted = match &i.mount_point {
+        Some(path) => printable(&path.to_string_lossy()),
+        None => "not mounted".to_owned(),
+    };
+    let number = |n: Option<cbfs_core::ids::SnapshotNumber>| match n {
+        Some(n) => n.to_string(),
+        None => "none".to_owned(),
+    };
+    let output = &mut context.output;
+    output.line(format_args!("instance       {}", i.id))?;
+    output.line(format_args!("bucket         {}", i.bucket))?;
+    output.line(format_args!(
+        "role           {}, epoch {}",
+        role(i.role),
+        i.epoch
+    ))?;
+    output.line(format_args!("mounted on     {mounted}"))?;
+    output.line(format_args!("health         {}", health(i.health)))?;
+    for problem in &i.problems {
+        output.line(format_args!("               {}", printable(problem)))?;
+    }
+    if let Some(snapshot) = i.snapshot {
+        output.line(format_args!("snapshot       {snapshot}"))?;
+    } else {
+        output.line(format_args!("last snapshot  {}", number(i.last_snapshot)))?;
+        output.line(format_args!(
+            "unpublished    {} transactions",
+            quantities::count(i.unpublished)
+        ))?;
+    }
+    output.line(format_args!(
+        "transaction    {} (durable: {})",
+        i.xid, i.durable_xid
+    ))?;
+    output.line(format_args!(
+        "inodes         {}",
+        quantities::count(i.inodes)
+    ))?;
+    output.line(format_args!(
+        "local          {}",
+        quantities::bytes(i.local_bytes)
+    ))?;
+    output.line(format_args!(
+        "dirty          {}",
+        quantities::bytes(i.dirty_bytes)
+    ))
+}

@@ -1,0 +1,75 @@
+//! The subcommands, one file each.
+
+mod demo;
+mod epoch;
+mod fs;
+mod instance;
+mod mount;
+mod snapshot;
+mod status;
+mod umount;
+mod util;
+
+use crate::cli::GlobalOptions;
+use crate::client::DaemonClient;
+use crate::output::{Outcome, Output};
+use cbfs_core::{Result, environment};
+use clap::Subcommand;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    #[command(subcommand)]
+    Fs(fs::FsCommand),
+    Mount(mount::Args),
+    Umount(umount::Args),
+    #[command(subcommand)]
+    Instance(instance::InstanceCommand),
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    #[command(subcommand)]
+    Epoch(epoch::EpochCommand),
+    Status(status::Args),
+    Demo(demo::Args),
+    #[command(subcommand, hide = true)]
+    Util(util::UtilCommand),
+}
+
+/// What a command works with.
+pub(crate) struct Context {
+    /// Where its words go.
+    pub(crate) output: Output,
+    /// The daemon's socket.
+    pub(crate) socket: PathBuf,
+}
+
+impl Context {
+    /// From the global options and the environment.
+    pub(crate) fn new(output: Output, global: &GlobalOptions) -> Context {
+        let socket = global.socket.clone().unwrap_or_else(environment::socket);
+        Context { output, socket }
+    }
+
+    /// A client of this node's daemon.
+    pub(crate) fn client(&self) -> Result<DaemonClient> {
+        DaemonClient::new(&self.socket)
+    }
+}
+
+/// Run `command`; the exit code is 0 unless it is the daemon itself.
+pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> {
+    match command {
+        Command::Fs(command) => fs::run(command, context)?,
+        Command::Mount(args) => mount::run(&args, context)?,
+        Command::Umount(args) => umount::run(&args, context)?,
+        Command::Instance(command) => instance::run(command, context)?,
+        Command::Snapshot(command) => snapshot::run(command, context)?,
+        Command::Epoch(command) => epoch::run(command, context)?,
+        Command::Status(args) => status::run(&args, context)?,
+        Command::Demo(args) => demo::run(&args, context)?,
+        Command::Util(command) => return util::run(command, context),
+    }
+    Ok(ExitCode::SUCCESS)
+}

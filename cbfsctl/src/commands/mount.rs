@@ -1,0 +1,160 @@
+//! `cbfsctl mount`.
+
+use super::Context;
+use crate::bucket_option::BucketOption;
+use crate::daemon_process::{self, DaemonPlace};
+use crate::interrupt::Interrupt;
+use crate::output::{Outcome, printable};
+use crate::target;
+use cbfs_core::api::{MountRequest, Role};
+use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
+use cbfs_core::{Error, ErrorKind};
+use std::path::PathBuf;
+
+/// Mount a file system read-write, or a snapshot of it read-only.
+///
+/// Starts the daemon when none runs, and makes the file system's master instance on this node
+/// when there is none anywhere. The mount stays until `cbfsctl umount`; it comes back by itself
+/// when the daemon is restarted.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cbfsctl mount home /mnt/home --bucket file:///srv/bucket\n  \
+    cbfsctl mount home@12 /mnt/then --slave\n  cbfsctl mount home@before-upgrade /mnt/then --slave"
+)]
+pub(crate) struct Args {
+    /// The file system: TAG, UUID prefix or full handle; with a snapshot FS@12, FS@NAME or
+    /// FS@latest.
+    #[arg(value_name = "FS[@SNAP]")]
+    target: String,
+    /// Where to: an empty directory.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Mount a snapshot read-only (the latest when none is named).
+    #[arg(long)]
+    slave: bool,
+    /// Mount over a directory that is not empty.
+    #[arg(long)]
+    non_empty: bool,
+    /// Never update access times.
+    #[arg(long)]
+    noatime: bool,
+    #[command(flatten)]
+    bucket: BucketOption,
+}
+
+/// Run it.
+pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
+    let request = request(args)?;
+    let place = DaemonPlace::of_this_node(&context.socket)?;
+    let client = context.client()?;
+    // Not installed: Ctrl-C ends this command at once, whatever the daemon does goes on.
+    let (_, started) = daemon_process::ensure_running(&place, &client, &Interrupt::default())?;
+    if let Some(daemon) = started {
+        let log = place.log();
+        context.output.message(format_args!(
+            "started the daemon (pid {}, log {})",
+            daemon.pid(),
+            printable(&log.to_string_lossy())
+        ));
+    }
+    let instance = client.mount(&request)?;
+    if context.output.is_json() {
+        return context.output.json(&instance);
+    }
+    let dir = instance
+        .mount_point
+        .as_ref()
+        .unwrap_or(&request.mount_point);
+    let how = match instance.role {
+        Role::Master => format!("read-write, master of epoch {}", instance.epoch),
+        Role::Slave => "read-only".to_owned(),
+    };
+    context.output.message(format_args!(
+        "{} is mounted on {} ({how})",
+        instance.id,
+        printable(&dir.to_string_lossy())
+    ));
+    Ok(())
+}
+
+/// The request that the arguments stand for. Whether the directory will do is the daemon's to
+/// say: it may see another one than we do.
+fn request(args: &Args) -> cbfs_core::Result<MountRequest> {
+    let target: FsAndSnapshot = args.target.parse()?;
+    let (role, snapshot) = match (args.slave, target.snapshot) {
+        (false, None) => (Role::Master, None),
+        (true, snapshot) => (
+            Role::Slave,
+            Some(snapshot.unwrap_or(SnapshotSelector::Latest)),
+        ),
+        (false, Some(_)) => {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("{} is a snapshot, and snapshots never change", args.target),
+            )
+            .hint("add --slave to mount it read-only"));
+        }
+    };
+    Ok(MountRequest {
+        fs: target.fs.to_string(),
+        bucket: args.bucket.url()?.map(|u| u.to_string()),
+        snapshot: snapshot.map(|s| s.to_string()),
+        mount_point: target::directory(&args.dir)?,
+        role,
+        non_empty: args.non_empty,
+        noatime: args.noatime,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn requested(line: &str) -> cbfs_core::Result<MountRequest> {
+        let words = ["mount"].into_iter().chain(line.split(' '));
+        request(&Line::try_parse_from(words).unwrap().args)
+    }
+
+    #[test]
+    fn a_mount_is_a_master_or_a_snapshot() {
+        let master = requested("home /nonexistent --bucket file:///srv/b").unwrap();
+        assert_eq!(
+            (master.fs.as_str(), master.role, master.snapshot),
+            ("home", Role::Master, None)
+        );
+        assert_eq!(master.bucket.as_deref(), Some("file:///srv/b"));
+
+        let slave = requested("home@12 /nonexistent --slave").unwrap();
+        assert_eq!(
+            (slave.role, slave.snapshot.as_deref()),
+            (Role::Slave, Some("12"))
+        );
+        let latest = requested("home /nonexistent --slave --noatime").unwrap();
+        assert_eq!(latest.snapshot.as_deref(), Some("latest"));
+        assert!(latest.noatime && !latest.non_empty);
+
+        let refused = requested("home@12 /nonexistent").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Usage);
+        assert!(refused.hint_text().unwrap().contains("--slave"));
+        assert_eq!(
+            requested("home /x --bucket nowhere").unwrap_err().kind(),
+            ErrorKind::Usage
+        );
+    }
+
+    #[test]
+    fn the_directory_is_made_absolute() {
+        let request = requested("home some/dir").unwrap();
+        assert_eq!(
+            request.mount_point,
+            std::env::current_dir().unwrap().join("some/dir")
+        );
+    }
+}

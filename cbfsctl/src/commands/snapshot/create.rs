@@ -1,0 +1,124 @@
+//! `cbfsctl snapshot create`.
+
+use super::super::Context;
+use crate::interrupt::Interrupt;
+use crate::output::Outcome;
+use crate::snapshot_watch::{self, Watch};
+use cbfs_core::api::SnapshotRequest;
+use cbfs_core::snapshot::{SnapshotKind, SnapshotState};
+use std::time::Duration;
+
+/// Ask for a snapshot of a file system mounted here, and print its number.
+///
+/// Returns as soon as the request is safe on disk. What the snapshot holds is the file system
+/// as of its state `collected`: wait for that before changing things that must not be in it,
+/// and for `complete` before relying on it when this machine is lost.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  cbfsctl snapshot create home\n  \
+    cbfsctl snapshot create home --name before-upgrade --wait --timeout 600")]
+pub(crate) struct Args {
+    /// The file system: TAG, UUID prefix or full handle.
+    #[arg(value_name = "FS")]
+    fs: String,
+    /// A name, unique within the file system; FS@NAME then means this snapshot.
+    #[arg(long)]
+    name: Option<String>,
+    /// Wait until it has come this far: queued, collected, writing, written, copying or complete.
+    #[arg(long, value_name = "STATE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "complete", value_parser = state)]
+    wait: Option<SnapshotState>,
+    /// Wait at most so many seconds, then exit with 3; the snapshot goes on.
+    #[arg(long, value_name = "SECONDS", requires = "wait", value_parser = seconds)]
+    timeout: Option<Duration>,
+}
+
+/// Run it.
+pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
+    let client = context.client()?;
+    let request = SnapshotRequest {
+        fs: args.fs.clone(),
+        name: args.name.clone(),
+        kind: SnapshotKind::User,
+    };
+    let info = client.create_snapshot(&request)?;
+    let output = &mut context.output;
+    let Some(until) = args.wait else {
+        return if output.is_json() {
+            output.json(&info)
+        } else {
+            output.line(info.number)
+        };
+    };
+    if !output.is_json() {
+        output.line(info.number)?; // before waiting: a script may go on with it
+    }
+    let interrupt = Interrupt::install("not waiting any longer; the snapshot goes on")?;
+    let fs = info.fs.to_string();
+    let (number, timeout) = (info.number, args.timeout);
+    let watch = Watch {
+        fs: &fs,
+        number,
+        until,
+        timeout,
+        stream: false,
+    };
+    let info = snapshot_watch::follow(watch, &client, &interrupt, output)?;
+    if output.is_json() {
+        output.json(&info)
+    } else {
+        Ok(())
+    }
+}
+
+/// A state that can be waited for.
+fn state(text: &str) -> Result<SnapshotState, String> {
+    match SnapshotState::from_name(text) {
+        Some(SnapshotState::Failed | SnapshotState::Cancelled) => {
+            Err("waiting ends there in any case".to_owned())
+        }
+        Some(state) => Ok(state),
+        None => Err(
+            "the states are queued, collected, writing, written, copying and complete".to_owned(),
+        ),
+    }
+}
+
+/// A time in seconds, also with a fraction.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parsed(line: &str) -> Args {
+        Line::try_parse_from(["create"].into_iter().chain(line.split(' ')))
+            .unwrap()
+            .args
+    }
+
+    #[test]
+    fn waiting_is_for_completion_unless_a_state_is_given() {
+        assert_eq!(parsed("home").wait, None);
+        assert_eq!(parsed("--wait home").wait, Some(SnapshotState::Complete));
+        assert_eq!(
+            parsed("home --wait=collected").wait,
+            Some(SnapshotState::Collected)
+        );
+        assert_eq!(
+            parsed("home --wait --timeout 0.5").timeout,
+            Some(Duration::from_millis(500))
+        );
+    }
+}

@@ -1,0 +1,30 @@
+//! `cbfsctl snapshot …`: requests known to the daemon, and complete snapshots in the bucket.
+
+mod create;
+mod list;
+mod record;
+mod show;
+mod watch;
+
+use super::Context;
+use crate::output::Outcome;
+use clap::Subcommand;
+
+/// Snapshots: make them, follow them, look at them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    Create(create::Args),
+    List(list::Args),
+    Show(show::Args),
+    Watch(watch::Args),
+}
+
+/// Run it.
+pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
+    match command {
+        SnapshotCommand::Create(args) => create::run(&args, context),
+        SnapshotCommand::List(args) => list::run(&args, context),
+        SnapshotCommand::Show(args) => show::run(&args, context),
+        SnapshotCommand::Watch(args) => watch::run(&args, context),
+    }
+}

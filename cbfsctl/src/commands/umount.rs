@@ -1,0 +1,41 @@
+//! `cbfsctl umount`.
+
+use super::Context;
+use crate::output::{Outcome, printable};
+use crate::target;
+use cbfs_core::api::UmountRequest;
+
+/// Unmount a file system.
+///
+/// What was changed since the last snapshot stays on this node and is there again at the next
+/// mount. The daemon goes on running.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cbfsctl umount /mnt/home\n  cbfsctl umount home\n  \
+    cbfsctl umount home@12"
+)]
+pub(crate) struct Args {
+    /// The mount point, or the file system where it has one mount on this node.
+    #[arg(value_name = "DIR|FS")]
+    target: String,
+    /// Detach now, even when files are open; the rest happens when they are closed.
+    #[arg(long)]
+    lazy: bool,
+}
+
+/// Run it.
+pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
+    let client = context.client()?;
+    let target = target::umount_target(&args.target, &client.instances()?)?;
+    let instance = client.umount(&UmountRequest {
+        target,
+        lazy: args.lazy,
+    })?;
+    if context.output.is_json() {
+        return context.output.json(&instance);
+    }
+    context
+        .output
+        .message(format_args!("{} is unmounted", printable(&instance.id)));
+    Ok(())
+}

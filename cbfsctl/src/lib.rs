@@ -1,0 +1,53 @@
+//! The command line of CBFS. One file per subcommand under `commands/`: its `Args`, whose doc is
+//! the help, and its `run`. Everything else here serves several of them.
+//!
+//! Rules that all commands share: data goes to stdout, messages, progress and errors to stderr;
+//! with `--json` both are JSON. The exit code is that of [`cbfs_core::ErrorKind`]; 130 after
+//! Ctrl-C. No command undoes work on Ctrl-C, except `demo`, which removes what it made.
+
+mod bucket_option;
+mod cli;
+mod client;
+mod commands;
+mod daemon_process;
+mod error_report;
+mod fuse_preflight;
+mod interrupt;
+mod output;
+mod progress;
+mod quantities;
+mod snapshot_watch;
+mod table;
+mod target;
+
+use clap::Parser;
+use cli::Cli;
+use output::{Output, Stop};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Exit code after Ctrl-C: 128 + SIGINT, as shells tell it.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Run the command line `args` (the first is the program's name) and tell the exit code.
+///
+/// Errors are reported on stderr before it returns. A reader of stdout that went away
+/// (`cbfsctl … | head`) is no error: the command ends quietly.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(refusal) => return error_report::usage(&refusal, &args),
+    };
+    let output = Output::standard(cli.global.json, cli.global.quiet);
+    let mut context = commands::Context::new(output, &cli.global);
+    match commands::run(cli.command, &mut context) {
+        Ok(code) => code,
+        Err(Stop::ClosedPipe) => ExitCode::SUCCESS,
+        Err(Stop::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+        Err(Stop::Error(error)) => {
+            context.output.error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}

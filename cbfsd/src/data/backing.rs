@@ -1,0 +1,208 @@
+//! Backing files: one sparse file per large file, same offsets, at `data/<xx>/<ino>-<file>`. `file`
+//! is a number that is never used twice for an inode, so a file that was truncated to nothing and
+//! written again gets a fresh one, and the old one can wait for its removal to be durable.
+//!
+//! Ordering: a backing file is removed only after the journal record that made it useless is durable
+//! ([`BackingFiles::reap`]); else a power loss could bring the name back without the contents.
+
+use cbfs_core::durable_file;
+use cbfs_core::error::{Context, Result};
+use cbfs_core::ids::{Ino, Xid};
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Open files kept for reuse.
+const OPEN_FILES: usize = 512;
+
+type Id = (Ino, u64);
+
+/// The backing files of an instance.
+pub struct BackingFiles {
+    dir: PathBuf,
+    open: Mutex<FxHashMap<Id, Arc<File>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Written since their last fdatasync; the number grows with every write, so that a sync knows
+    /// whether it saw the last one.
+    dirty: FxHashMap<Id, u64>,
+    /// Created, and their directory entry not yet fsynced.
+    fresh: FxHashSet<Id>,
+    /// Useless once the journal is durable up to the xid.
+    doomed: Vec<(Id, Xid)>,
+}
+
+impl BackingFiles {
+    /// Open the directory, creating it and its 256 subdirectories durably if need be.
+    pub fn open_dir(dir: &Path) -> Result<BackingFiles> {
+        let make = || -> io::Result<()> {
+            durable_file::create_dir_all(dir)?;
+            if dir.join("ff").is_dir() {
+                return Ok(());
+            }
+            for n in 0..=255u8 {
+                match fs::create_dir(dir.join(format!("{n:02x}"))) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                    _ => {}
+                }
+            }
+            durable_file::sync_dir(dir)
+        };
+        make().context(|| format!("{} could not be created", dir.display()))?;
+        Ok(BackingFiles {
+            dir: dir.to_owned(),
+            open: Mutex::default(),
+            state: Mutex::default(),
+        })
+    }
+
+    fn path(&self, (ino, file): Id) -> PathBuf {
+        self.dir.join(format!("{:02x}/{:x}-{file:x}", ino.0 & 0xff, ino.0))
+    }
+
+    /// A file, open for reading and writing.
+    pub fn get(&self, ino: Ino, file: u64) -> io::Result<Arc<File>> {
+        let id = (ino, file);
+        if let Some(open) = self.open.lock().get(&id) {
+            return Ok(Arc::clone(open));
+        }
+        let opened = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(id))?);
+        Ok(self.keep(id, opened))
+    }
+
+    fn keep(&self, id: Id, file: Arc<File>) -> Arc<File> {
+        let mut open = self.open.lock();
+        if open.len() >= OPEN_FILES {
+            let mut keep = false;
+            open.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+        Arc::clone(open.entry(id).or_insert(file))
+    }
+
+    /// Make a fresh file with these contents; a leftover of a crash under the same number is
+    /// overwritten. Durable only after [`BackingFiles::sync`].
+    pub fn create(&self, ino: Ino, file: u64, contents: &[u8]) -> io::Result<Arc<File>> {
+        let id = (ino, file);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let created = options.open(self.path(id))?;
+        created.write_all_at(contents, 0)?;
+        let mut state = self.state.lock();
+        state.fresh.insert(id);
+        *state.dirty.entry(id).or_insert(0) += 1;
+        drop(state);
+        Ok(self.keep(id, Arc::new(created)))
+    }
+
+    /// Note that a file was written; to be called after the write.
+    pub fn mark_dirty(&self, ino: Ino, file: u64) {
+        *self.state.lock().dirty.entry((ino, file)).or_insert(0) += 1;
+    }
+
+    /// Make a file's contents, and its existence, survive power loss. A file that was not written
+    /// since its last sync costs nothing.
+    pub fn sync(&self, ino: Ino, file: u64) -> Result<()> {
+        let id = (ino, file);
+        let (version, fresh) = {
+            let state = self.state.lock();
+            let Some(version) = state.dirty.get(&id) else { return Ok(()) };
+            (*version, state.fresh.contains(&id))
+        };
+        let path = self.path(id);
+        let sync = || -> io::Result<()> {
+            self.get(ino, file)?.sync_data()?;
+            match path.parent() {
+                Some(dir) if fresh => durable_file::sync_dir(dir),
+                _ => Ok(()),
+            }
+        };
+        match sync() {
+            Ok(()) => {}
+            // Removed meanwhile: nothing is left that could be lost.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).context(|| format!("{} could not be synced", path.display())),
+        }
+        let mut state = self.state.lock();
+        state.fresh.remove(&id);
+        if state.dirty.get(&id) == Some(&version) {
+            state.dirty.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Sync all files written so far.
+    pub fn sync_all(&self) -> Result<()> {
+        let all: Vec<Id> = self.state.lock().dirty.keys().copied().collect();
+        all.into_iter().try_for_each(|(ino, file)| self.sync(ino, file))
+    }
+
+    /// A file became useless with transaction `xid`.
+    pub fn doom(&self, ino: Ino, file: u64, xid: Xid) {
+        self.open.lock().remove(&(ino, file));
+        self.state.lock().doomed.push(((ino, file), xid));
+    }
+
+    /// Remove the useless files whose uselessness is durable (`synced`), but for those that a
+    /// pending snapshot may still read: created at or before its cut.
+    pub fn reap(&self, synced: Xid, pending_cut: Option<Xid>) -> Result<()> {
+        let mut ready = Vec::new();
+        self.state.lock().doomed.retain(|(id, xid)| {
+            let keep = *xid > synced || pending_cut.is_some_and(|cut| id.1 <= cut.0);
+            if !keep {
+                ready.push(*id);
+            }
+            keep
+        });
+        for id in ready {
+            {
+                let mut state = self.state.lock();
+                state.dirty.remove(&id);
+                state.fresh.remove(&id);
+            }
+            self.open.lock().remove(&id);
+            self.remove(id)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, id: Id) -> Result<()> {
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("{} could not be removed", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Remove what a crash left behind: every file that `wanted` does not know.
+    pub fn sweep(&self, wanted: &dyn Fn(Ino, u64) -> Result<bool>) -> Result<()> {
+        let describe = || format!("{} could not be listed", self.dir.display());
+        for sub in fs::read_dir(&self.dir).context(describe)? {
+            let sub = sub.context(describe)?.path();
+            for entry in fs::read_dir(&sub).context(describe)? {
+                let name = entry.context(describe)?.file_name();
+                let id = name.to_str().and_then(|n| n.split_once('-')).and_then(|(i, f)| {
+                    let hex = |t| u64::from_str_radix(t, 16).ok();
+                    Some((Ino(hex(i)?), hex(f)?))
+                });
+                if let Some((ino, file)) = id
+                    && !wanted(ino, file)?
+                {
+                    self.remove((ino, file))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

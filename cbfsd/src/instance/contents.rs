@@ -1,0 +1,498 @@
+//! Operations on file contents: read, write, truncate, allocate, punch, seek, copy.
+//!
+//! Order of a write: stripe of the inode, (fresh backing file filled,) gate, blocks preserved, journal,
+//! tables, data, gate left. The journal comes before the data because a block that changed on disk
+//! without a record would be missing from the next snapshot; the other way round is harmless.
+
+use super::Instance;
+use super::commit::{Gate, Stop};
+use crate::data::data_ranges;
+use crate::journal::Event;
+use crate::kvs::{INLINE_MAX, Inode};
+use crate::tiering::seek::{seek_data, seek_hole};
+use crate::tiering::tier_in::BlockAnswer;
+use cbfs_core::error::{Error, Result};
+use cbfs_core::ids::{Ino, Xid};
+use cbfs_core::inode::{FileKind, InodeRow};
+use cbfs_fuse::{Errno, OpResult, Patience, Refusal};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use serde_bytes::ByteBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Mode bits of fallocate(2).
+const KEEP_SIZE: u32 = 1;
+const PUNCH_HOLE: u32 = 2;
+const ZERO_RANGE: u32 = 0x10;
+
+/// A day in nanoseconds: relatime refreshes an access time that is older.
+const DAY: i64 = 24 * 3600 * 1_000_000_000;
+
+impl Instance {
+    /// A live regular file.
+    fn regular(&self, ino: Ino) -> OpResult<Inode> {
+        let inode = self.read(|tables| tables.inode_row(ino))?;
+        match inode.row.kind {
+            _ if inode.row.gone => Err(Errno::ESTALE.into()),
+            FileKind::File => Ok(inode),
+            FileKind::Directory => Err(Errno::EISDIR.into()),
+            _ => Err(Errno::EINVAL.into()),
+        }
+    }
+
+    fn backing_file(&self, inode: &Inode) -> OpResult<Arc<File>> {
+        self.backing
+            .get(inode.row.ino, inode.file)
+            .map_err(|e| self.io_refusal("a backing file could not be opened", &e))
+    }
+
+    /// read(2).
+    pub(super) fn op_read(
+        &self,
+        patience: Patience,
+        ino: Ino,
+        offset: u64,
+        size: u32,
+    ) -> OpResult<Vec<u8>> {
+        let inode = {
+            let _stripe = self.stripe(ino).read();
+            let inode = self.regular(ino)?;
+            let end = inode.row.size.min(offset.saturating_add(size.into()));
+            if offset >= end {
+                return Ok(Vec::new());
+            }
+            let mut bytes = vec![0; (end - offset) as usize];
+            self.fill(patience, &inode, offset, &mut bytes)?;
+            (inode, bytes)
+        };
+        let (inode, bytes) = inode;
+        self.touch_atime(&inode.row);
+        Ok(bytes)
+    }
+
+    /// Fill `bytes` (zeros so far) with the contents from `offset`, all of it within the file.
+    fn fill(&self, patience: Patience, inode: &Inode, offset: u64, bytes: &mut [u8]) -> OpResult<()> {
+        let ino = inode.row.ino;
+        if inode.file != 0 {
+            let file = self.backing_file(inode)?;
+            return read_up_to(&file, bytes, offset)
+                .map_err(|e| self.io_refusal("a backing file could not be read", &e));
+        }
+        if let Some(content) = self.read(|tables| tables.inline(ino))? {
+            let from = (offset as usize).min(content.len());
+            let to = (from + bytes.len()).min(content.len());
+            bytes[..to - from].copy_from_slice(&content[from..to]);
+            return Ok(());
+        }
+        self.fill_from_stack(patience, &inode.row, offset, bytes)
+    }
+
+    fn fill_from_stack(
+        &self,
+        patience: Patience,
+        row: &InodeRow,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> OpResult<()> {
+        let Some(tier_in) = &self.tier_in else { return Ok(()) };
+        let block_size = self.kvs.block_size();
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done as u64;
+            let (blk, within) = (at / block_size, (at % block_size) as usize);
+            let block_len = (row.size - blk * block_size).min(block_size) as usize;
+            let block = tier_in
+                .block(row.ino, blk, block_len, patience == Patience::MayWait)
+                .map_err(|e| self.eio(&e))?;
+            let BlockAnswer::Ready(block) = block else { return Err(Refusal::MustWait) };
+            let part = (block_len - within).min(bytes.len() - done);
+            if let Some(source) = block.get(within..within + part) {
+                bytes[done..done + part].copy_from_slice(source);
+            }
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Refresh the access time as relatime does: when it is not after the last change, or a day old.
+    pub(super) fn touch_atime(&self, row: &InodeRow) {
+        if self.journal.is_none() || self.options.noatime {
+            return;
+        }
+        let stale = |row: &InodeRow, now: i64| {
+            row.atime <= row.mtime || row.atime <= row.ctime || now.saturating_sub(row.atime.0) >= DAY
+        };
+        if !stale(row, self.clock.now().0) {
+            return;
+        }
+        let ino = row.ino;
+        let touched = self.commit(|d| {
+            let mut row = d.live(ino)?.row;
+            if stale(&row, d.time.0) {
+                row.atime = d.time;
+                d.events.push(Event::InodeUpdate(row));
+            }
+            Ok(())
+        });
+        if let Err(e) = touched {
+            // A full disk must not fail a read; the access time is then simply old.
+            tracing::debug!(instance = %self.id, %ino, "the access time was not updated: {e:?}");
+        }
+    }
+
+    /// write(2).
+    pub(super) fn op_write(&self, ino: Ino, offset: u64, data: &[u8]) -> OpResult<()> {
+        let length = data.len() as u64;
+        let end = offset.checked_add(length).filter(|e| *e <= i64::MAX as u64);
+        let end = end.ok_or(Errno::EFBIG)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let _stripe = self.stripe(ino).write();
+        let inode = self.regular(ino)?;
+        if inode.file == 0 && end.max(inode.row.size) <= INLINE_MAX {
+            let write = Event::Write { ino, offset, length, data: Some(ByteBuf::from(data)) };
+            self.commit(|d| {
+                d.live(ino)?;
+                d.events.push(write.clone());
+                Ok(())
+            })?;
+            return Ok(());
+        }
+        let spilled = if inode.file == 0 { Some(self.prepare_spill(&inode)?) } else { None };
+        let gate = self.enter()?;
+        let file = match &spilled {
+            // The blocks of a fresh file cannot be part of any snapshot yet.
+            Some((_, file)) => Arc::clone(file),
+            None => {
+                let file = self.backing_file(&inode)?;
+                self.preserve(&inode, &file, offset, end)?;
+                if end > inode.row.size {
+                    self.cut_stale_tail(&file, inode.row.size)?;
+                }
+                file
+            }
+        };
+        self.commit_inside(&gate, |d| {
+            d.live(ino)?;
+            if let Some((number, _)) = &spilled {
+                d.events.push(Event::Spill { ino, file: *number });
+            }
+            d.events.push(Event::Write { ino, offset, length, data: None });
+            Ok(())
+        })?;
+        if let Err(e) = file.write_all_at(data, offset) {
+            self.restore_after_failed_write(&gate, &inode.row);
+            return Err(self.io_refusal("a backing file could not be written", &e));
+        }
+        let number = spilled.map_or(inode.file, |(number, _)| number);
+        self.backing.mark_dirty(ino, number);
+        Ok(())
+    }
+
+    /// Nothing of a failed write may show: its size goes back to what it was.
+    fn restore_after_failed_write(&self, gate: &Gate<'_>, before: &InodeRow) {
+        let undone = self.commit_inside(gate, |d| {
+            let mut row = d.live(before.ino)?.row;
+            row.size = before.size;
+            d.events.push(Event::InodeUpdate(row));
+            Ok(())
+        });
+        if undone.is_err() {
+            self.poison(&Error::failed("a failed write could not be undone"));
+        }
+    }
+
+    /// Fill a fresh backing file with the inline contents of a file. Not yet its contents: that
+    /// takes a `Spill` event.
+    ///
+    /// If those contents had already survived in the journal, the fresh file must survive
+    /// before the record that makes it the contents does.
+    fn prepare_spill(&self, inode: &Inode) -> OpResult<(u64, Arc<File>)> {
+        let ino = inode.row.ino;
+        let contents = self.read(|tables| tables.inline(ino))?.unwrap_or_default();
+        let (number, written) = {
+            let tables = self.kvs.tables();
+            (tables.xid.next().0, tables.inline_xid(ino).unwrap_or(tables.xid))
+        };
+        let contents = &contents[..contents.len().min(inode.row.size as usize)];
+        let file = self
+            .backing
+            .create(ino, number, contents)
+            .map_err(|e| self.io_refusal("a backing file could not be created", &e))?;
+        if !contents.is_empty() && written <= self.synced_xid() {
+            self.backing.sync(ino, number).map_err(|e| self.sync_failed(&e))?;
+        }
+        if self.truncated.lock().remove(&ino) {
+            self.barrier.lock().insert((ino, number));
+        }
+        Ok((number, file))
+    }
+
+    /// A crash between the record of a truncation and the truncation itself leaves old bytes past
+    /// the end: cut them off before the file grows over them.
+    fn cut_stale_tail(&self, file: &File, size: u64) -> OpResult<()> {
+        let cut = || -> io::Result<()> {
+            if file.metadata()?.len() > size { file.set_len(size) } else { Ok(()) }
+        };
+        cut().map_err(|e| self.io_refusal("a backing file could not be cut", &e))
+    }
+
+    /// Before bytes `from..to` change: keep the blocks that a pending snapshot still needs.
+    fn preserve(&self, inode: &Inode, file: &File, from: u64, to: u64) -> OpResult<()> {
+        let Some(preserved) = self.preserved() else { return Ok(()) };
+        let ino = inode.row.ino;
+        let block_size = self.kvs.block_size();
+        let last = to.min(inode.row.size).div_ceil(block_size);
+        for blk in from / block_size..last {
+            preserved
+                .keep(ino, blk, block_size, file, || self.is_pending(ino, blk, preserved.cut))
+                .map_err(|e| self.eio(&e))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the block is as it was at the cut, and part of what the snapshot must persist.
+    fn is_pending(&self, ino: Ino, blk: u64, cut: Xid) -> Result<bool> {
+        if let Some(xid) = self.kvs.tables().dirty_block(ino, blk) {
+            // `flushing` may still hold rows of before the cut.
+            return Ok(xid <= cut);
+        }
+        let files = self.kvs.files();
+        for file in files.active.iter().chain(files.frozen.iter().map(|f| &f.file)) {
+            if let Some(xid) = file.block(ino, blk)? {
+                return Ok(xid <= cut);
+            }
+        }
+        Ok(false)
+    }
+
+    /// truncate(2); the attributes that go with it are set by `attributes` in the same operation.
+    pub(super) fn op_truncate(
+        &self,
+        ino: Ino,
+        size: u64,
+        attributes: impl Fn(&mut InodeRow, cbfs_core::inode::Timestamp),
+    ) -> OpResult<Inode> {
+        if size > i64::MAX as u64 {
+            return Err(Errno::EFBIG.into());
+        }
+        let _stripe = self.stripe(ino).write();
+        let inode = self.regular(ino)?;
+        let before = inode.row.size;
+        let spilled = if inode.file == 0 && size > INLINE_MAX {
+            Some(self.prepare_spill(&inode)?)
+        } else {
+            None
+        };
+        let gate = self.enter()?;
+        let file = match (&spilled, inode.file) {
+            (Some((_, file)), _) => Some(Arc::clone(file)),
+            (None, 0) => None,
+            (None, _) => Some(self.backing_file(&inode)?),
+        };
+        if let Some(file) = &file {
+            if spilled.is_none() {
+                self.preserve(&inode, file, size.min(before), before)?;
+            }
+            if size > before {
+                self.cut_stale_tail(file, before)?;
+                let grown = file.set_len(size);
+                grown.map_err(|e| self.io_refusal("a backing file could not be extended", &e))?;
+            }
+        }
+        let (after, xid) = self.commit_inside(&gate, |d| {
+            let mut after = d.live(ino)?;
+            if let Some((number, _)) = &spilled {
+                d.events.push(Event::Spill { ino, file: *number });
+                after.file = *number;
+            }
+            d.events.push(Event::Truncate { ino, size });
+            after.row.size = size;
+            attributes(&mut after.row, d.time);
+            d.events.push(Event::InodeUpdate(after.row));
+            if size == 0 {
+                after.file = 0;
+            }
+            Ok(after)
+        })?;
+        if size == 0 && before > 0 {
+            self.truncated.lock().insert(ino);
+        }
+        match file {
+            Some(_) if size == 0 => {
+                if inode.file != 0 {
+                    self.backing.doom(ino, inode.file, xid);
+                }
+            }
+            Some(file) if size < before => {
+                let cut = file.set_len(size);
+                cut.map_err(|e| self.io_refusal("a backing file could not be cut", &e))?;
+                self.backing.mark_dirty(ino, after.file);
+            }
+            _ => {}
+        }
+        Ok(after)
+    }
+
+    /// fallocate(2).
+    pub(super) fn op_fallocate(&self, ino: Ino, offset: u64, length: u64, mode: u32) -> OpResult<()> {
+        let end = offset.checked_add(length).filter(|e| *e <= i64::MAX as u64);
+        let end = end.ok_or(Errno::EFBIG)?;
+        let keep = mode & KEEP_SIZE != 0;
+        match mode & !KEEP_SIZE {
+            0 => self.allocate(ino, offset, end, keep),
+            PUNCH_HOLE if keep => self.zero(ino, offset, end, FallocateFlags::PUNCH_HOLE),
+            ZERO_RANGE => {
+                if !keep && end > self.regular(ino)?.row.size {
+                    self.op_truncate(ino, end, |row, now| row.ctime = now)?;
+                }
+                self.zero(ino, offset, end, FallocateFlags::ZERO_RANGE)
+            }
+            _ => Err(Errno::EOPNOTSUPP.into()),
+        }
+    }
+
+    fn allocate(&self, ino: Ino, offset: u64, end: u64, keep: bool) -> OpResult<()> {
+        if !keep && end > self.regular(ino)?.row.size {
+            self.op_truncate(ino, end, |row, now| {
+                row.ctime = now;
+                row.mtime = now;
+            })?;
+        }
+        let _stripe = self.stripe(ino).write();
+        let inode = self.regular(ino)?;
+        if inode.file == 0 {
+            return Ok(());
+        }
+        let file = self.backing_file(&inode)?;
+        match fallocate(&file, FallocateFlags::KEEP_SIZE, offset, end - offset) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(e) => Err(self.io_refusal("space could not be allocated", &e.into())),
+        }
+    }
+
+    /// Make bytes `from..to` zero, as a hole or as allocated zeros.
+    fn zero(&self, ino: Ino, from: u64, to: u64, how: FallocateFlags) -> OpResult<()> {
+        let _stripe = self.stripe(ino).write();
+        let inode = self.regular(ino)?;
+        let to = to.min(inode.row.size);
+        if from >= to {
+            return Ok(());
+        }
+        if inode.file == 0 {
+            let data = Some(ByteBuf::from(vec![0; (to - from) as usize]));
+            let write = Event::Write { ino, offset: from, length: to - from, data };
+            self.commit(|d| {
+                d.live(ino)?;
+                d.events.push(write.clone());
+                Ok(())
+            })?;
+            return Ok(());
+        }
+        let gate = self.enter()?;
+        let file = self.backing_file(&inode)?;
+        self.preserve(&inode, &file, from, to)?;
+        let ranges = data_ranges(&file, from, to)
+            .map_err(|e| self.io_refusal("a backing file could not be searched for data", &e))?;
+        self.commit_inside(&gate, |d| {
+            let mut row = d.live(ino)?.row;
+            // Only where there was data: a huge hole in a sparse file costs nothing.
+            let holes = ranges.iter().map(|&(from, to)| Event::Hole { ino, from, to });
+            d.events.extend(holes);
+            row.mtime = d.time;
+            row.ctime = d.time;
+            d.events.push(Event::InodeUpdate(row));
+            Ok::<_, Stop>(())
+        })?;
+        let flags = how | FallocateFlags::KEEP_SIZE;
+        let done = match fallocate(&file, flags, from, to - from) {
+            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&file, from, to),
+            other => other.map_err(io::Error::from),
+        };
+        done.map_err(|e| self.io_refusal("a hole could not be punched", &e))?;
+        self.backing.mark_dirty(ino, inode.file);
+        Ok(())
+    }
+
+    /// lseek(2) with `SEEK_DATA` (3) or `SEEK_HOLE` (4).
+    pub(super) fn op_seek(&self, ino: Ino, offset: u64, whence: u32) -> OpResult<u64> {
+        let _stripe = self.stripe(ino).read();
+        let inode = self.regular(ino)?;
+        let size = inode.row.size;
+        if offset >= size {
+            return Err(Errno::ENXIO.into());
+        }
+        let data = match whence {
+            3 => true,
+            4 => false,
+            _ => return Err(Errno::EINVAL.into()),
+        };
+        if inode.file != 0 {
+            let file = self.backing_file(&inode)?;
+            let at = if data { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) };
+            return match seek(&file, at) {
+                Ok(at) if data && at >= size => Err(Errno::ENXIO.into()),
+                Ok(at) => Ok(at.min(size)),
+                Err(rustix::io::Errno::NXIO) if data => Err(Errno::ENXIO.into()),
+                // The backing file may be shorter than the file: a hole up to the end.
+                Err(rustix::io::Errno::NXIO) => Ok(offset),
+                Err(e) => Err(self.io_refusal("a backing file could not be searched", &e.into())),
+            };
+        }
+        let inline = self.read(|tables| tables.inline(ino))?.is_some();
+        match &self.kvs.files().base {
+            Some(base) if !inline => {
+                let found = if data {
+                    seek_data(base, ino, offset, size)
+                } else {
+                    seek_hole(base, ino, offset, size).map(Some)
+                };
+                found.map_err(|e| self.eio(&e))?.ok_or(Errno::ENXIO.into())
+            }
+            _ => Ok(if data { offset } else { size }),
+        }
+    }
+
+    /// copy_file_range(2): a bounded piece at a time; the kernel comes again for the rest.
+    pub(super) fn op_copy_range(
+        &self,
+        patience: Patience,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        length: u64,
+    ) -> OpResult<u64> {
+        const PIECE: u64 = 1 << 20;
+        let want = length.min(PIECE) as u32;
+        let bytes = self.op_read(patience, from.0, from.1, want)?;
+        self.op_write(to.0, to.1, &bytes)?;
+        Ok(bytes.len() as u64)
+    }
+}
+
+/// Fill `bytes` from `offset`; past the end of the file they stay as they are.
+fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => return Ok(()),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = from;
+    while at < to {
+        let part = (to - at).min(zeros.len() as u64) as usize;
+        file.write_all_at(&zeros[..part], at)?;
+        at += part as u64;
+    }
+    Ok(())
+}

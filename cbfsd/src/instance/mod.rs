@@ -1,0 +1,263 @@
+//! An instance: a file system on one node. A master has a journal, a KVS with files, and backing files; a
+//! slave only the stack of one snapshot with caches above. Both serve the same operations through
+//! the same read path; a slave answers EROFS to everything that changes something.
+
+mod acl;
+mod attributes;
+mod commit;
+mod contents;
+mod filesystem;
+mod listing;
+mod namespace;
+mod open;
+mod snapshot_source;
+mod workers;
+
+pub use open::{MasterParams, SlaveParams};
+
+use crate::data::{BackingFiles, Preserved};
+use crate::journal::{Event, Journal, Syncer};
+use crate::kvs::{Found, Inode, Kvs, Tables};
+use crate::tiering::tier_in::TierIn;
+use cbfs_core::api::{Health, Role};
+use cbfs_core::clock::Clock;
+use cbfs_core::error::{Error, Result};
+use cbfs_core::ids::{Epoch, Ino, Xid};
+use cbfs_fuse::{Errno, Refusal};
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// The name in the root directory that is CBFS's own.
+pub const RESERVED_NAME: &[u8] = b".cbfs";
+
+/// Locks of inodes, shared by hash.
+const STRIPES: usize = 256;
+
+/// Tunables of an instance.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Flush the dirty rows when there are this many ...
+    pub flush_rows: usize,
+    /// ... or they take this much memory, in bytes ...
+    pub flush_bytes: usize,
+    /// ... or this much time has passed.
+    pub flush_every: Duration,
+    /// Writers wait while dirty rows take more than this, in bytes.
+    pub dirty_limit: usize,
+    /// Bound on clean rows, in bytes.
+    pub cache_limit: usize,
+    /// Everything is made durable at least this often.
+    pub sync_every: Duration,
+    /// Never update access times.
+    pub noatime: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            flush_rows: 40_000,
+            flush_bytes: 12 << 20,
+            flush_every: Duration::from_secs(1),
+            dirty_limit: 48 << 20,
+            cache_limit: 32 << 20,
+            sync_every: Duration::from_secs(5),
+            noatime: false,
+        }
+    }
+}
+
+/// A file system on this node.
+pub struct Instance {
+    id: String,
+    dir: PathBuf,
+    role: Role,
+    epoch: Epoch,
+    clock: Arc<dyn Clock>,
+    options: Options,
+    kvs: Kvs,
+    /// `None` on a slave.
+    journal: Option<Mutex<Journal>>,
+    syncer: Option<Arc<Syncer>>,
+    gate: RwLock<()>,
+    stripes: Vec<RwLock<()>>,
+    backing: BackingFiles,
+    tier_in: Option<Arc<TierIn>>,
+    /// What the snapshot being persisted still needs.
+    preserved: RwLock<Option<Arc<Preserved>>>,
+    /// How often the kernel has been told of each inode and not yet forgotten it.
+    lookups: Mutex<FxHashMap<Ino, u64>>,
+    /// Files truncated to nothing whose new contents have no backing file yet.
+    truncated: Mutex<FxHashSet<Ino>>,
+    /// Backing files that must be synced before the journal is.
+    barrier: Mutex<FxHashSet<(Ino, u64)>>,
+    poison: OnceLock<String>,
+    fenced: AtomicBool,
+    problems: Mutex<FxHashMap<&'static str, String>>,
+    workers: workers::Workers,
+    /// Holds the lock on the state directory.
+    _lock: File,
+}
+
+impl Instance {
+    /// `HANDLE` or `HANDLE@NUMBER`.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its state directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Master or slave.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The master's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The KVS.
+    pub fn kvs(&self) -> &Kvs {
+        &self.kvs
+    }
+
+    /// Directory of the journal.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    /// Everything up to this transaction survives power loss.
+    pub fn synced_xid(&self) -> Xid {
+        self.syncer.as_ref().map_or(Xid(0), |s| s.synced())
+    }
+
+    /// A later epoch exists: nothing is changed any more.
+    pub fn fence(&self) {
+        self.fenced.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a later epoch exists.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::SeqCst)
+    }
+
+    /// A failed fsync or broken invariant: reads go on, everything that changes something fails.
+    pub fn poison(&self, why: &Error) {
+        let mut text = why.to_string();
+        for cause in why.causes() {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        tracing::error!(instance = %self.id, "poisoned: {text}");
+        let _ = self.poison.set(text); // only the first reason is kept
+    }
+
+    /// Why it is poisoned.
+    pub fn poisoned(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
+
+    /// Note (or clear) a problem that an operator should see, by topic.
+    pub fn set_problem(&self, topic: &'static str, problem: Option<String>) {
+        let mut problems = self.problems.lock();
+        match problem {
+            Some(text) => drop(problems.insert(topic, text)),
+            None => drop(problems.remove(topic)),
+        }
+    }
+
+    /// How it is, and why not well.
+    pub fn health(&self) -> (Health, Vec<String>) {
+        let mut problems: Vec<String> = self.problems.lock().values().cloned().collect();
+        problems.sort();
+        if let Some(why) = self.poisoned() {
+            problems.insert(0, format!("{why}; restart cbfsd, and check the disk"));
+            return (Health::Poisoned, problems);
+        }
+        if self.is_fenced() {
+            problems.insert(0, "a later epoch has taken over: this master is read-only".into());
+            return (Health::Fenced, problems);
+        }
+        let health = if problems.is_empty() { Health::Ok } else { Health::Degraded };
+        (health, problems)
+    }
+
+    fn stripe(&self, ino: Ino) -> &RwLock<()> {
+        // Inode numbers are consecutive: their low bits spread well.
+        &self.stripes[ino.0 as usize % STRIPES]
+    }
+
+    fn preserved(&self) -> Option<Arc<Preserved>> {
+        self.preserved.read().clone()
+    }
+
+    /// Read the tables, loading what is missing; errors become EIO.
+    fn read<T>(&self, f: impl FnMut(&Tables) -> Found<T>) -> Result<T, Refusal> {
+        self.kvs.read(f).map_err(|e| self.eio(&e))
+    }
+
+    fn count_lookup(&self, ino: Ino) {
+        *self.lookups.lock().entry(ino).or_insert(0) += 1;
+    }
+
+    /// The kernel forgot `count` lookups of an inode.
+    fn forgotten(&self, ino: Ino, count: u64) {
+        let unused = {
+            let mut lookups = self.lookups.lock();
+            match lookups.get_mut(&ino) {
+                Some(left) if *left > count => {
+                    *left -= count;
+                    false
+                }
+                _ => {
+                    lookups.remove(&ino);
+                    true
+                }
+            }
+        };
+        if unused {
+            self.destroy_if_unused(ino);
+        }
+    }
+
+    /// Destroy an inode that has no name and that the kernel does not know (any more).
+    fn destroy_if_unused(&self, ino: Ino) {
+        let orphan = self.kvs.tables().orphans.contains(&ino);
+        if !orphan || self.lookups.lock().contains_key(&ino) {
+            return;
+        }
+        if let Err(Refusal::Errno(e)) = self.destroy(ino)
+            && e != Errno::EROFS
+        {
+            // It stays an orphan and is swept at the next mount.
+            tracing::warn!(instance = %self.id, %ino, errno = e.0, "an orphan could not be destroyed");
+        }
+    }
+
+    fn destroy(&self, ino: Ino) -> Result<(), Refusal> {
+        let _stripe = self.stripe(ino).write();
+        let (destroyed, xid) = self.commit(|d| {
+            let inode = d.tables.inode_row(ino)?;
+            if inode.row.gone || inode.row.nlink > 0 {
+                return Ok(None);
+            }
+            d.events.push(Event::InodeDestroy { ino });
+            Ok(Some(inode))
+        })?;
+        if let Some(Inode { file, .. }) = destroyed
+            && file != 0
+        {
+            self.backing.doom(ino, file, xid);
+        }
+        self.truncated.lock().remove(&ino);
+        Ok(())
+    }
+}

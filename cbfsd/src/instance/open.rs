@@ -1,0 +1,317 @@
+//! Opening an instance: recovery of a master from its state directory, a slave from a snapshot.
+//!
+//! State directory of a master (0700, locked): `journal/ kvs/ data/ frozen/ proxy/ status/`. Recovery
+//! trusts the KVS up to its committed xid and replays the journal after it. What the journal
+//! holds is a prefix of what was answered; a torn tail and everything behind it is cut off.
+
+use super::{Instance, Options};
+use crate::data::BackingFiles;
+use crate::journal::{self, Event, Journal, Record, SegmentReader};
+use crate::kvs::{Committed, Counters, Kvs, Miss};
+use crate::tiering::tier_in::TierIn;
+use cbfs_core::api::Role;
+use cbfs_core::clock::Clock;
+use cbfs_core::durable_file;
+use cbfs_core::error::{Context, Error, ErrorKind, Result};
+use cbfs_core::ids::{Epoch, Ino, Xid};
+use cbfs_core::inode::{FileKind, InodeRow};
+use cbfs_core::layers::{Layer, Stack};
+use parking_lot::{Mutex, RwLock};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a master is opened with.
+pub struct MasterParams {
+    /// Instance id.
+    pub id: String,
+    /// State directory; created if need be.
+    pub dir: PathBuf,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Block size of the file system.
+    pub block_size: u64,
+    /// Tunables.
+    pub options: Options,
+    /// Clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What a slave is opened with.
+pub struct SlaveParams {
+    /// Instance id.
+    pub id: String,
+    /// State directory; created if need be.
+    pub dir: PathBuf,
+    /// Epoch that published the snapshot.
+    pub epoch: Epoch,
+    /// The snapshot's layers.
+    pub stack: Arc<Stack>,
+    /// Where contents come from.
+    pub tier_in: Arc<TierIn>,
+    /// What statfs tells.
+    pub counters: Counters,
+    /// Tunables.
+    pub options: Options,
+    /// Clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Instance {
+    /// Open (or create) a master.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when another daemon holds the directory, [`ErrorKind::Damage`] when the
+    /// journal or KVS is damaged before its durable end.
+    pub fn open_master(params: MasterParams) -> Result<Arc<Instance>> {
+        let MasterParams { id, dir, epoch, block_size, options, clock } = params;
+        let lock = lock_state_dir(&dir)?;
+        let journal_dir = dir.join("journal");
+        for sub in [&journal_dir, &dir.join("status"), &dir.join("frozen"), &dir.join("proxy")] {
+            durable_file::create_dir_all(sub)
+                .context(|| format!("{} could not be created", sub.display()))?;
+        }
+        let floor = Committed {
+            xid: Xid::floor_of(epoch),
+            next_ino: Ino::first_of(epoch),
+            inodes: 0,
+            bytes: 0,
+            last_cut: Xid::floor_of(epoch),
+        };
+        let kvs = Kvs::open(&dir.join("kvs"), None, floor, block_size)?;
+        let backing = BackingFiles::open_dir(&dir.join("data"))?;
+        replay(&kvs, &journal_dir, &options)?;
+        let journal = Journal::create(&journal_dir, kvs.tables().xid)?;
+        let syncer = journal.syncer();
+        let instance = Arc::new(Instance {
+            id,
+            dir,
+            role: Role::Master,
+            epoch,
+            clock,
+            options,
+            kvs,
+            journal: Some(Mutex::new(journal)),
+            syncer: Some(syncer),
+            gate: RwLock::new(()),
+            stripes: stripes(),
+            backing,
+            tier_in: None,
+            preserved: RwLock::default(),
+            lookups: Mutex::default(),
+            truncated: Mutex::default(),
+            barrier: Mutex::default(),
+            poison: Default::default(),
+            fenced: Default::default(),
+            problems: Mutex::default(),
+            workers: Default::default(),
+            _lock: lock,
+        });
+        instance.create_root()?;
+        instance.sweep()?;
+        Ok(instance)
+    }
+
+    /// Open a slave: read-only, nothing to recover.
+    pub fn open_slave(params: SlaveParams) -> Result<Arc<Instance>> {
+        let SlaveParams { id, dir, epoch, stack, tier_in, counters, options, clock } = params;
+        let lock = lock_state_dir(&dir)?;
+        let block_size = stack.block_size();
+        let kvs = Kvs::read_only(stack, counters, block_size);
+        let backing = BackingFiles::open_dir(&dir.join("data"))?;
+        Ok(Arc::new(Instance {
+            id,
+            dir,
+            role: Role::Slave,
+            epoch,
+            clock,
+            options,
+            kvs,
+            journal: None,
+            syncer: None,
+            gate: RwLock::new(()),
+            stripes: stripes(),
+            backing,
+            tier_in: Some(tier_in),
+            preserved: RwLock::default(),
+            lookups: Mutex::default(),
+            truncated: Mutex::default(),
+            barrier: Mutex::default(),
+            poison: Default::default(),
+            fenced: Default::default(),
+            problems: Mutex::default(),
+            workers: Default::default(),
+            _lock: lock,
+        }))
+    }
+
+    /// The root directory of a new file system; belongs to whoever runs the daemon.
+    fn create_root(&self) -> Result<()> {
+        let root = self.kvs.read(|tables| tables.inode_row(Ino::ROOT))?;
+        if !root.row.gone {
+            return Ok(());
+        }
+        let made = self.commit(|d| {
+            let row = InodeRow {
+                kind: FileKind::Directory,
+                mode: 0o755,
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+                nlink: 2,
+                atime: d.time,
+                mtime: d.time,
+                ctime: d.time,
+                btime: d.time,
+                gone: false,
+                ..InodeRow::tombstone(Ino::ROOT, d.tables.xid.next())
+            };
+            d.events.push(Event::InodeCreate(row));
+            Ok(())
+        });
+        made.map_err(|_| Error::failed("the root directory could not be created"))?;
+        self.sync_everything()
+    }
+
+    /// Destroy what only open descriptors of a former mount kept, and remove backing files that no
+    /// inode has any more.
+    fn sweep(&self) -> Result<()> {
+        let orphans: Vec<Ino> = self.kvs.tables().orphans.iter().copied().collect();
+        for ino in orphans {
+            self.destroy_if_unused(ino);
+        }
+        let files = self.kvs.files();
+        let block_size = self.kvs.block_size();
+        let newest = files.frozen.first().map(|f| f.generation);
+        let at_cut = newest.map(|generation| files.at_cut(generation, block_size));
+        self.backing.sweep(&|ino, file| {
+            let now = self.kvs.read(|tables| tables.inode_row(ino))?;
+            if now.file == file && !now.row.gone {
+                return Ok(true);
+            }
+            // A frozen file may still be persisted: keep what was there at its cut.
+            let Some(view) = &at_cut else { return Ok(false) };
+            if view.inode(ino)?.is_none_or(|row| row.gone) {
+                return Ok(false);
+            }
+            for own in files.frozen.iter().map(|f| &f.file).chain(files.main.iter()) {
+                if let Some(then) = own.backing(ino)? {
+                    return Ok(then == file);
+                }
+            }
+            Ok(false)
+        })
+    }
+}
+
+fn stripes() -> Vec<RwLock<()>> {
+    (0..super::STRIPES).map(|_| RwLock::new(())).collect()
+}
+
+/// Create the directory (0700) and take its lock.
+fn lock_state_dir(dir: &Path) -> Result<File> {
+    if let Some(up) = dir.parent() {
+        durable_file::create_dir_all(up)
+            .context(|| format!("{} could not be created", up.display()))?;
+    }
+    if !dir.is_dir() {
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(dir)
+            .context(|| format!("{} could not be created", dir.display()))?;
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+        .context(|| format!("the mode of {} could not be set", dir.display()))?;
+    let path = dir.join("lock");
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .context(|| format!("{} could not be opened", path.display()))?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("another daemon uses the state directory {}", dir.display()),
+        )
+        .hint("stop it, or give this one another CBFS_STATE_DIR")),
+        Err(e) => Err(e).context(|| format!("{} could not be locked", path.display())),
+    }
+}
+
+/// Replay the journal onto the KVS, and leave behind exactly the records that were replayed.
+fn replay(kvs: &Kvs, dir: &Path, options: &Options) -> Result<()> {
+    let segments = journal::segments(dir)?;
+    let committed = kvs.tables().xid;
+    let mut broken = false;
+    let mut last: Option<Xid> = None;
+    for (index, (_, path)) in segments.iter().enumerate() {
+        if broken {
+            // Behind a torn tail: power was lost before this segment counted as durable.
+            tracing::warn!(segment = %path.display(), "dropped: it follows a torn segment");
+            fs::remove_file(path).context(|| format!("{} could not be removed", path.display()))?;
+            continue;
+        }
+        if segments.get(index + 1).is_some_and(|(next, _)| *next <= committed.next()) {
+            continue;
+        }
+        let mut reader = SegmentReader::open(path)?;
+        let mut whole = reader.position();
+        while let Some(record) = reader.next_record()? {
+            if last.is_some_and(|last| record.xid != last.next()) {
+                broken = true;
+                break;
+            }
+            last = Some(record.xid);
+            whole = reader.position();
+            if record.xid > committed {
+                if record.xid != kvs.tables().xid.next() {
+                    return Err(Error::damage(format!(
+                        "the journal begins at transaction {} but the KVS ends at {}",
+                        record.xid, committed
+                    )));
+                }
+                replay_one(kvs, &record, options)?;
+            }
+        }
+        broken |= reader.has_torn_tail() || whole != reader.position();
+        let file = OpenOptions::new()
+            .write(true)
+            .open(path)
+            .context(|| format!("{} could not be opened", path.display()))?;
+        let settle = || {
+            if broken {
+                file.set_len(whole)?;
+            }
+            // After a kill the records are only in the page cache.
+            file.sync_data()
+        };
+        settle().context(|| format!("{} could not be synced", path.display()))?;
+    }
+    Ok(())
+}
+
+fn replay_one(kvs: &Kvs, record: &Record, options: &Options) -> Result<()> {
+    if let [Event::Cut { number }] = record.events.as_slice() {
+        return kvs.replay_cut(*number, record.xid, options.cache_limit);
+    }
+    loop {
+        let miss: Miss = {
+            let mut tables = kvs.tables();
+            match tables.needs(&record.events) {
+                Ok(()) => {
+                    tables.apply(record.xid, record.time, &record.events)?;
+                    break;
+                }
+                Err(miss) => miss,
+            }
+        };
+        kvs.load(&miss)?;
+    }
+    if kvs.tables().hot.bytes() > options.flush_bytes {
+        // The journal on disk already has all of it.
+        kvs.flush(&|_| Ok(()), options.cache_limit)?;
+    }
+    Ok(())
+}

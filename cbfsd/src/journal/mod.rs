@@ -1,0 +1,235 @@
+//! The journal, which is the change log: one append-only file per segment, `journal/<first
+//! xid:016x>.log`. A record is written with `write()` before its operation is answered, so that a
+//! killed daemon loses nothing; [`Journal::sync`] makes what was written survive power loss.
+//!
+//! Ordering: records are appended in xid order by one caller at a time (the tables' lock). A
+//! segment is rolled at a cut, at [`SEGMENT_BYTES`] or when asked; an older segment is always synced
+//! before a newer one counts as durable, so what survives is a prefix.
+
+pub mod record;
+mod replay;
+
+pub use record::{Event, Record};
+pub use replay::{SegmentReader, read_range, segments};
+
+use cbfs_core::durable_file;
+use cbfs_core::error::{Context, Error, Result};
+use cbfs_core::ids::Xid;
+use cbfs_core::inode::Timestamp;
+use parking_lot::{Condvar, Mutex};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A segment is closed when it has grown to this many bytes.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Name of the segment whose first record has `xid`.
+pub fn segment_name(xid: Xid) -> String {
+    format!("{:016x}.log", xid.0)
+}
+
+/// The writing end. Methods of `&mut self` need the tables' lock; [`Journal::syncer`] does not.
+pub struct Journal {
+    dir: PathBuf,
+    file: Arc<File>,
+    offset: u64,
+    last: Xid,
+    last_time: Timestamp,
+    buffer: Vec<u8>,
+    shared: Arc<Syncer>,
+}
+
+/// Makes the journal durable, from any thread; callers at the same time share one fdatasync.
+pub struct Syncer {
+    state: Mutex<SyncState>,
+    done: Condvar,
+}
+
+struct SyncState {
+    /// Segments with unsynced records, oldest first, each with the last xid in it.
+    pending: Vec<(Arc<File>, Xid)>,
+    /// Everything up to here survives power loss.
+    synced: Xid,
+    /// A thread is in fdatasync.
+    busy: bool,
+    /// A failed fdatasync: nothing after `synced` can be trusted ever again.
+    poisoned: Option<String>,
+}
+
+impl Journal {
+    /// Start a new segment in `dir` for records after `last` (all older ones are durable or
+    /// were cut off by recovery).
+    pub fn create(dir: &Path, last: Xid) -> Result<Journal> {
+        let file = Arc::new(new_segment(dir, last.next())?);
+        let state = SyncState { pending: Vec::new(), synced: last, busy: false, poisoned: None };
+        Ok(Journal {
+            dir: dir.to_owned(),
+            file,
+            offset: record::MAGIC.len() as u64,
+            last,
+            last_time: Timestamp(0),
+            buffer: Vec::with_capacity(64 << 10),
+            shared: Arc::new(Syncer { state: Mutex::new(state), done: Condvar::new() }),
+        })
+    }
+
+    /// The handle other threads sync with.
+    pub fn syncer(&self) -> Arc<Syncer> {
+        Arc::clone(&self.shared)
+    }
+
+    /// The last xid appended.
+    pub fn last(&self) -> Xid {
+        self.last
+    }
+
+    /// Whether the segment has any record.
+    pub fn has_content(&self) -> bool {
+        self.offset > record::MAGIC.len() as u64
+    }
+
+    /// Append the next operation. On error (disk full) nothing of it stays in the journal.
+    pub fn append(&mut self, xid: Xid, time: Timestamp, events: &[Event]) -> io::Result<()> {
+        if self.offset >= SEGMENT_BYTES {
+            self.roll()?;
+        }
+        self.buffer.clear();
+        record::encode(xid, time, events, &mut self.buffer);
+        if self.buffer.len() > record::MAX_RECORD {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the record is too long"));
+        }
+        if let Err(e) = self.file.write_all_at(&self.buffer, self.offset) {
+            // A torn record must not stand before later ones: recovery would cut those off too.
+            if let Err(cut) = self.file.set_len(self.offset) {
+                self.shared.poison(&format!("a torn record could not be removed: {cut}"));
+            }
+            return Err(e);
+        }
+        self.offset += self.buffer.len() as u64;
+        self.last = xid;
+        self.last_time = time;
+        let mut state = self.shared.state.lock();
+        match state.pending.last_mut() {
+            Some((file, last)) if Arc::ptr_eq(file, &self.file) => *last = xid,
+            _ => state.pending.push((Arc::clone(&self.file), xid)),
+        }
+        Ok(())
+    }
+
+    /// Note in the segment that all of it so far is durable, if `synced` says so. Not an
+    /// operation: takes no xid.
+    pub fn mark_synced(&mut self, synced: Xid) -> io::Result<()> {
+        if synced < self.last || !self.has_content() {
+            return Ok(());
+        }
+        self.buffer.clear();
+        let mark = [Event::SyncMark { offset: self.offset }];
+        record::encode(self.last, self.last_time, &mark, &mut self.buffer);
+        if let Err(e) = self.file.write_all_at(&self.buffer, self.offset) {
+            self.file.set_len(self.offset)?;
+            return Err(e);
+        }
+        self.offset += self.buffer.len() as u64;
+        Ok(())
+    }
+
+    /// Close the segment and start the next one. Without content it stays open.
+    pub fn roll(&mut self) -> io::Result<()> {
+        if !self.has_content() {
+            return Ok(());
+        }
+        let next = new_segment(&self.dir, self.last.next()).map_err(io::Error::other)?;
+        self.file = Arc::new(next);
+        self.offset = record::MAGIC.len() as u64;
+        Ok(())
+    }
+}
+
+impl Syncer {
+    /// Everything appended so far up to `through` survives power loss once this returns `Ok`.
+    /// A failed fdatasync poisons: every later call fails too (the kernel may have dropped the dirty
+    /// pages, a second fdatasync would lie; see fsync(2), "fsyncgate").
+    pub fn sync(&self, through: Xid) -> Result<Xid> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(why) = &state.poisoned {
+                return Err(Error::failed(format!("the journal is poisoned: {why}"))
+                    .hint("restart cbfsd; if it happens again, check the disk"));
+            }
+            if state.synced >= through || state.pending.is_empty() {
+                return Ok(state.synced);
+            }
+            if state.busy {
+                self.done.wait(&mut state);
+                continue;
+            }
+            state.busy = true;
+            let work = std::mem::take(&mut state.pending);
+            drop(state);
+            let result = work.iter().try_for_each(|(file, _)| file.sync_data());
+            state = self.state.lock();
+            state.busy = false;
+            match result {
+                Ok(()) => {
+                    if let Some((_, last)) = work.last() {
+                        state.synced = state.synced.max(*last);
+                    }
+                }
+                Err(e) => state.poisoned = Some(format!("fdatasync failed: {e}")),
+            }
+            self.done.notify_all();
+        }
+    }
+
+    /// Everything up to this xid survives power loss.
+    pub fn synced(&self) -> Xid {
+        self.state.lock().synced
+    }
+
+    /// Why the journal is poisoned, if it is.
+    pub fn poisoned(&self) -> Option<String> {
+        self.state.lock().poisoned.clone()
+    }
+
+    fn poison(&self, why: &str) {
+        let mut state = self.state.lock();
+        state.poisoned.get_or_insert_with(|| why.to_owned());
+        self.done.notify_all();
+    }
+}
+
+fn new_segment(dir: &Path, first: Xid) -> Result<File> {
+    let path = dir.join(segment_name(first));
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)
+        .context(|| format!("the journal segment {} could not be created", path.display()))?;
+    let whole = || -> io::Result<()> {
+        file.write_all_at(record::MAGIC, 0)?;
+        durable_file::sync_dir(dir)
+    };
+    whole().context(|| format!("the journal segment {} could not be begun", path.display()))?;
+    Ok(file)
+}
+
+/// Remove the segments all of whose records are at or before `through`, except the newest.
+pub fn trim(dir: &Path, through: Xid) -> Result<u64> {
+    let all = segments(dir)?;
+    let mut removed = 0;
+    for pair in all.windows(2) {
+        if pair[1].0 <= through.next() {
+            fs::remove_file(&pair[0].1)
+                .context(|| format!("the journal segment {} could not be removed", pair[0].1.display()))?;
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        durable_file::sync_dir(dir).context(|| "the journal directory could not be synced".into())?;
+    }
+    Ok(removed)
+}

@@ -1,0 +1,203 @@
+//! Reading the journal: recovery after a crash, and the change log of a snapshot.
+
+use super::record::{self, Decoded, Event, MAGIC, Record};
+use cbfs_core::error::{Context, Error, Result};
+use cbfs_core::ids::Xid;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// All segments of a journal directory, by first xid.
+pub fn segments(dir: &Path) -> Result<Vec<(Xid, PathBuf)>> {
+    let describe = || format!("the journal {} could not be listed", dir.display());
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir).context(describe)? {
+        let path = entry.context(describe)?.path();
+        let first = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(|n| n.strip_suffix(".log"))
+            .and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        if let Some(first) = first {
+            out.push((Xid(first), path));
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// One segment in memory, read record by record.
+pub struct SegmentReader {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl SegmentReader {
+    /// Read a segment. One that ends within its magic was never used and reads as empty.
+    pub fn open(path: &Path) -> Result<SegmentReader> {
+        let bytes = fs::read(path)
+            .context(|| format!("the journal segment {} could not be read", path.display()))?;
+        if bytes.len() < MAGIC.len() || bytes.iter().all(|b| *b == 0) {
+            return Ok(SegmentReader { path: path.to_owned(), bytes: Vec::new(), at: 0 });
+        }
+        if &bytes[..MAGIC.len()] != MAGIC {
+            return Err(Error::damage(format!(
+                "{} is no journal segment of this version of CBFS",
+                path.display()
+            )));
+        }
+        Ok(SegmentReader { path: path.to_owned(), bytes, at: MAGIC.len() })
+    }
+
+    /// The next record, sync marks left out; `None` at the end, which a torn tail also is.
+    ///
+    /// # Errors
+    /// [`cbfs_core::ErrorKind::Damage`] when a record is bad although a sync mark behind it says
+    /// that it had reached the disk.
+    pub fn next_record(&mut self) -> Result<Option<Record>> {
+        loop {
+            match record::decode(self.bytes.get(self.at..).unwrap_or_default()) {
+                Decoded::Record(record, length) => {
+                    self.at += length;
+                    if !matches!(record.events.as_slice(), [Event::SyncMark { .. }]) {
+                        return Ok(Some(record));
+                    }
+                }
+                Decoded::End if !self.synced_beyond() => return Ok(None),
+                Decoded::Bad(_) if !self.synced_beyond() => return Ok(None),
+                Decoded::End | Decoded::Bad(_) => {
+                    return Err(Error::damage(format!(
+                        "the journal segment {} is damaged at byte {}",
+                        self.path.display(),
+                        self.at
+                    ))
+                    .hint("records before this place are whole; restore the file, or repair"));
+                }
+            }
+        }
+    }
+
+    /// Bytes of the segment that are whole.
+    pub fn position(&self) -> u64 {
+        self.at as u64
+    }
+
+    /// Whether anything but zeros stands after the last whole record.
+    pub fn has_torn_tail(&self) -> bool {
+        self.bytes.get(self.at..).unwrap_or_default().iter().any(|b| *b != 0)
+    }
+
+    /// Whether a sync mark somewhere behind the current place covers it.
+    fn synced_beyond(&self) -> bool {
+        let bytes = self.bytes.get(self.at..).unwrap_or_default();
+        (1..bytes.len().saturating_sub(record::FRAME)).any(|skip| {
+            let length = bytes[skip..skip + 4].iter().rev().fold(0usize, |n, b| (n << 8) | usize::from(*b));
+            // A sync mark is tiny; anything longer needs no CRC run.
+            if !(17..=64).contains(&length) {
+                return false;
+            }
+            match record::decode(&bytes[skip..]) {
+                Decoded::Record(record, _) => match record.events.as_slice() {
+                    [Event::SyncMark { offset }] => *offset > self.at as u64,
+                    _ => false,
+                },
+                _ => false,
+            }
+        })
+    }
+}
+
+/// Call `each` with every record of `from..=to` in the directory, in order.
+pub fn read_range(
+    dir: &Path,
+    from: Xid,
+    to: Xid,
+    mut each: impl FnMut(Record) -> Result<()>,
+) -> Result<()> {
+    let all = segments(dir)?;
+    for (index, (first, path)) in all.iter().enumerate() {
+        let ends_before = all.get(index + 1).is_some_and(|(next, _)| *next <= from);
+        if ends_before || *first > to {
+            continue;
+        }
+        let mut reader = SegmentReader::open(path)?;
+        while let Some(record) = reader.next_record()? {
+            if record.xid > to {
+                break;
+            }
+            if record.xid >= from {
+                each(record)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Journal;
+    use super::*;
+    use cbfs_core::ids::Ino;
+    use cbfs_core::inode::Timestamp;
+    use std::os::unix::fs::FileExt;
+
+    fn destroy(n: u64) -> Vec<Event> {
+        vec![Event::InodeDestroy { ino: Ino(n) }]
+    }
+
+    fn read_all(dir: &Path) -> Result<Vec<u64>> {
+        let mut seen = Vec::new();
+        read_range(dir, Xid(0), Xid(u64::MAX), |r| {
+            seen.push(r.xid.0);
+            Ok(())
+        })?;
+        Ok(seen)
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_off_and_a_synced_record_that_is_damaged_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), Xid(10)).unwrap();
+        for n in 11..=14 {
+            journal.append(Xid(n), Timestamp(0), &destroy(n)).unwrap();
+        }
+        let path = dir.path().join(super::super::segment_name(Xid(11)));
+        let whole = std::fs::read(&path).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(whole.len() as u64 - 3).unwrap();
+        assert_eq!(read_all(dir.path()).unwrap(), [11, 12, 13]);
+
+        file.write_all_at(&whole, 0).unwrap();
+        let synced = journal.syncer().sync(Xid(14)).unwrap();
+        assert_eq!(synced, Xid(14));
+        journal.mark_synced(synced).unwrap();
+        journal.append(Xid(15), Timestamp(0), &destroy(15)).unwrap();
+        assert_eq!(read_all(dir.path()).unwrap(), [11, 12, 13, 14, 15]);
+        file.write_all_at(&[0xff], whole.len() as u64 - 1).unwrap();
+        let error = read_all(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), cbfs_core::ErrorKind::Damage);
+        assert!(error.to_string().contains("damaged at byte"), "{error}");
+    }
+
+    #[test]
+    fn ranges_skip_segments_and_trimming_keeps_what_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), Xid(0)).unwrap();
+        for n in 1..=9 {
+            journal.append(Xid(n), Timestamp(0), &destroy(n)).unwrap();
+            if n % 3 == 0 {
+                journal.roll().unwrap();
+            }
+        }
+        assert_eq!(segments(dir.path()).unwrap().len(), 4);
+        assert_eq!(super::super::trim(dir.path(), Xid(5)).unwrap(), 1);
+        assert_eq!(read_all(dir.path()).unwrap(), [4, 5, 6, 7, 8, 9]);
+        let mut seen = Vec::new();
+        read_range(dir.path(), Xid(5), Xid(7), |r| {
+            seen.push(r.xid.0);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, [5, 6, 7]);
+    }
+}

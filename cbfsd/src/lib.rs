@@ -1,0 +1,9 @@
+//! The daemon of CBFS. Data flows down one street: FUSE operation -> instance -> journal and KVS ->
+//! persister -> proxy cache -> uploader -> bucket, and back up for fault-in.
+
+pub mod data;
+pub mod instance;
+pub mod journal;
+pub mod kvs;
+pub mod snapshots;
+pub mod tiering;

@@ -1,0 +1,344 @@
+//! Carrying out one request: from the cut to the manifest.
+
+use super::publish::{Publication, SentinelObserver};
+use super::{SnapshotService, epoch_of, write_last_complete};
+use crate::journal;
+use crate::kvs::{Frozen, merge_frozen};
+use crate::tiering::change_log;
+use crate::tiering::persister::{self, DEFAULT_TARBALL_TARGET, Job, Persisted};
+use crate::tiering::uploader::Uploader;
+use cbfs_core::error::{Context, Error, ErrorKind, Result};
+use cbfs_core::format::epoch::BaseSnapshot;
+use cbfs_core::format::manifest::{LayerRef, Manifest, Totals, XidRange};
+use cbfs_core::format::{Features, keys};
+use cbfs_core::ids::{SnapshotNumber, Xid};
+use cbfs_core::inode::Timestamp;
+use cbfs_core::snapshot::{FailureType, SnapshotState, SnapshotStatus, StatusEvent};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// zstd's level for everything persisted.
+const LEVEL: i32 = 3;
+
+/// Pause before a request that failed for a passing reason is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+
+/// How an attempt ended.
+enum Outcome {
+    Complete,
+    /// The service stops: the request stays as it is.
+    Stopped,
+}
+
+impl SnapshotService {
+    /// Carry a request out to a final state, or until the service stops. An error is one of the
+    /// request's own log.
+    pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
+        loop {
+            let error = match self.attempt(number) {
+                Ok(Outcome::Complete) => {
+                    self.instance.set_problem("snapshots", None);
+                    return Ok(());
+                }
+                Ok(Outcome::Stopped) => return Ok(()),
+                Err(_) if self.stopping() => return Ok(()),
+                Err(e) => e,
+            };
+            let transient = !matches!(
+                error.kind(),
+                ErrorKind::Damage
+                    | ErrorKind::Credentials
+                    | ErrorKind::Conflict
+                    | ErrorKind::FormatTooNew
+            );
+            let mut reason = error.to_string();
+            for cause in error.causes() {
+                reason.push_str(": ");
+                reason.push_str(&cause);
+            }
+            tracing::warn!(fs = %self.fs, snapshot = %number, "attempt failed: {reason}");
+            self.instance.set_problem("snapshots", Some(format!("snapshot {number}: {reason}")));
+            let failure = if transient { FailureType::Transient } else { FailureType::Permanent };
+            self.record(number, StatusEvent::Failure { failure, reason: reason.clone() })?;
+            if !transient {
+                self.instance.stop_preserving()?;
+                return self.enter(number, SnapshotState::Failed);
+            }
+            let wait_ms = RETRY_PAUSE.as_millis() as u64;
+            let what = "the attempt".to_owned();
+            self.record(number, StatusEvent::Retry { what, reason, wait_ms })?;
+            let mut state = self.state.lock();
+            if !state.stop {
+                self.wake.wait_for(&mut state, RETRY_PAUSE);
+            }
+        }
+    }
+
+    fn status(&self, number: SnapshotNumber) -> Result<SnapshotStatus> {
+        let state = self.state.lock();
+        let log = state.requests.get(&number).ok_or_else(|| self.unknown(number))?;
+        Ok(log.status().clone())
+    }
+
+    fn attempt(self: &Arc<Self>, number: SnapshotNumber) -> Result<Outcome> {
+        let status = self.status(number)?;
+        if status.state != SnapshotState::Queued {
+            if let Some(manifest) = self.published(&status)? {
+                return self.complete(number, &manifest);
+            }
+            self.prepare_resume(&status)?;
+        }
+        let frozen = match self.status(number)?.state {
+            SnapshotState::Queued => self.collect(number)?,
+            _ => self.instance.frozen_of(number)?,
+        };
+        if self.stopping() {
+            return Ok(Outcome::Stopped);
+        }
+        let attempt = self.ids.attempt();
+        let boot_id = boot_id()?;
+        self.record(number, StatusEvent::Attempt { attempt: attempt.clone(), boot_id })?;
+        self.enter(number, SnapshotState::Writing)?;
+        let manifest = self.make_and_send(&status, &frozen, attempt)?;
+        self.enter(number, SnapshotState::Copying)?;
+        self.publish(&manifest)?;
+        self.complete(number, &manifest)
+    }
+
+    /// A request found in the middle: back to `collected`, or to the queue when what was preserved
+    /// cannot be trusted.
+    fn prepare_resume(&self, status: &SnapshotStatus) -> Result<()> {
+        let number = status.number;
+        let same_boot = match &status.boot_id {
+            Some(then) => *then == boot_id()?,
+            None => true,
+        };
+        let cut_is_here = self.instance.frozen_of(number).is_ok();
+        if same_boot && cut_is_here {
+            if status.state != SnapshotState::Collected {
+                self.enter(number, SnapshotState::Collected)?;
+            }
+            return Ok(());
+        }
+        let reason = if same_boot {
+            "the cut is not on this disk any more; cut again".to_owned()
+        } else {
+            "the machine went down meanwhile; cut again".to_owned()
+        };
+        let failure = FailureType::Transient;
+        self.record(number, StatusEvent::Failure { failure, reason })?;
+        self.instance.stop_preserving()?;
+        self.enter(number, SnapshotState::Queued)
+    }
+
+    fn collect(self: &Arc<Self>, number: SnapshotNumber) -> Result<Frozen> {
+        self.sync_mount()?;
+        let frozen = self.instance.cut(number)?;
+        self.record(number, StatusEvent::Cut { xid: frozen.cut })?;
+        self.enter(number, SnapshotState::Collected)?;
+        Ok(frozen)
+    }
+
+    /// What programs wrote before the request is in the snapshot: also what still sits in shared
+    /// mappings.
+    fn sync_mount(&self) -> Result<()> {
+        let Some(mount_point) = self.mount_point.lock().clone() else { return Ok(()) };
+        let describe = || format!("{} could not be synced", mount_point.display());
+        let dir = fs::File::open(&mount_point).context(describe)?;
+        rustix::fs::syncfs(&dir).context(describe)
+    }
+
+    /// Persist and upload; answers the manifest, not yet published.
+    fn make_and_send(
+        self: &Arc<Self>,
+        status: &SnapshotStatus,
+        frozen: &Frozen,
+        attempt: String,
+    ) -> Result<Manifest> {
+        let parent = self.last_complete();
+        let base = parent.as_ref().map(|m| BaseSnapshot { number: m.number, epoch: epoch_of(m) });
+        let range = XidRange {
+            from: parent.as_ref().map_or(Xid::floor_of(self.instance.epoch()), |m| m.xid.to).next(),
+            to: frozen.cut,
+        };
+        let created_at = self.created_at(parent.as_ref());
+        let mut manifest = Manifest {
+            format: Manifest::FORMAT,
+            features: Features::default(),
+            fs: self.fs.clone(),
+            number: status.number,
+            epoch: self.instance.epoch(),
+            attempt: attempt.clone(),
+            name: status.name.clone(),
+            kind: status.kind,
+            xid: range,
+            parent: base,
+            created_at: created_at.clone(),
+            node: self.node.clone(),
+            layers: parent.map(|m| m.layers).unwrap_or_default(),
+            toc: None,
+            meta_tarball: None,
+            log: None,
+            totals: Totals::default(),
+            writer: cbfs_core::format::manifest::writer(),
+        };
+        let proxy = self.instance.dir().join("proxy");
+        let merged = self.merged(frozen)?;
+        let source = merged.as_deref().unwrap_or(frozen.file.path());
+        let committed = frozen.file.committed()?.ok_or_else(|| {
+            Error::damage(format!("{} has no commit", frozen.file.path().display()))
+        })?;
+        let changed = crate::kvs::has_changes(source)?;
+        let publication = Arc::new(Publication::new(Arc::clone(self), status.number));
+        if changed {
+            let observer: Arc<SentinelObserver> = Arc::new(SentinelObserver(Arc::clone(&publication)));
+            let uploader = Uploader::start(Arc::clone(&self.bucket), self.fs.clone(), observer)?;
+            let at_cut = self.instance.at_cut()?;
+            let job = Job {
+                fs: &self.fs,
+                number: status.number,
+                epoch: self.instance.epoch(),
+                attempt: attempt.clone(),
+                name: status.name.clone(),
+                kind: status.kind,
+                xid: range,
+                parent: base,
+                created_at,
+                block_size: self.instance.kvs().block_size(),
+                frozen: source,
+                instance: &at_cut,
+                out: &proxy,
+                level: LEVEL,
+                tarball_target: DEFAULT_TARBALL_TARGET,
+            };
+            publication.attach(uploader);
+            let persisted = persister::persist(&job, &*publication);
+            let persisted = match persisted {
+                Ok(persisted) => persisted,
+                Err(e) => {
+                    // The uploader's error is the cause when it ended first.
+                    return Err(publication.finish().err().unwrap_or(e));
+                }
+            };
+            self.finish_objects(&mut manifest, &persisted, &publication)?;
+        } else {
+            self.enter(status.number, SnapshotState::Written)?;
+        }
+        manifest.totals.inodes = committed.inodes;
+        manifest.totals.logical_bytes = committed.bytes;
+        if let Some(merged) = merged {
+            fs::remove_file(&merged).context(|| format!("{} stays", merged.display()))?;
+        }
+        Ok(manifest)
+    }
+
+    /// After the persister: change log and status log, then wait for the uploads.
+    fn finish_objects(
+        &self,
+        manifest: &mut Manifest,
+        persisted: &Persisted,
+        publication: &Publication,
+    ) -> Result<()> {
+        let number = manifest.number;
+        let prefix = keys::attempt_prefix(number, manifest.epoch, &manifest.attempt);
+        let proxy = self.instance.dir().join("proxy");
+        let log_key = format!("{prefix}{}", keys::LOG);
+        let log_path = proxy.join(&log_key);
+        let journal = self.instance.journal_dir();
+        let log = change_log::write(&journal, manifest.xid, &log_path, log_key, LEVEL)?;
+        persister::Observer::object_made(publication, &log, &log_path)?;
+        self.enter(number, SnapshotState::Written)?;
+
+        let status_key = format!("{prefix}{}", keys::STATUS);
+        let status_path = proxy.join(&status_key);
+        let describe = || format!("{} could not be written", status_path.display());
+        fs::write(&status_path, self.log(number)?).context(describe)?;
+        let copy = fs::File::open(&status_path).context(describe)?;
+        let copy = cbfs_core::frames::StoredObject::of(copy).context(describe)?.at(status_key);
+        publication.send(&copy, &status_path)?;
+        publication.finish()?;
+
+        manifest.totals = persisted.totals;
+        manifest.totals.stored_bytes += log.size + copy.size;
+        manifest.toc = persisted.toc.clone();
+        manifest.meta_tarball = Some(persisted.meta_tarball.clone());
+        manifest.log = Some(log);
+        let layer = LayerRef { object: persisted.layer.clone(), from: number, to: number };
+        manifest.layers.insert(0, layer);
+        Ok(())
+    }
+
+    /// Frozen files of failed snapshots before this one: their changes belong to it.
+    fn merged(&self, frozen: &Frozen) -> Result<Option<PathBuf>> {
+        let complete = self.last_complete().map_or(Xid(0), |m| m.xid.to);
+        let files = self.instance.kvs().files();
+        let open = |f: &&Frozen| f.cut > complete && f.generation <= frozen.generation;
+        let mut parts: Vec<Frozen> = files.frozen.iter().filter(open).cloned().collect();
+        if parts.len() < 2 {
+            return Ok(None);
+        }
+        parts.sort_by_key(|f| f.generation);
+        let path = self.instance.dir().join("kvs").join(format!("merged-{:06}.sqlite", frozen.generation));
+        merge_frozen(&parts, &path)?;
+        Ok(Some(path))
+    }
+
+    /// Later than the parent, whatever the clock says.
+    fn created_at(&self, parent: Option<&Manifest>) -> String {
+        let after = parent.and_then(|m| Timestamp::parse_rfc3339(&m.created_at));
+        let earliest = after.map_or(Timestamp(i64::MIN), |t| Timestamp(t.0.saturating_add(1)));
+        self.clock.now().max(earliest).to_rfc3339()
+    }
+
+    /// The manifest exists: note it, and let go of what only this snapshot needed.
+    fn complete(&self, number: SnapshotNumber, manifest: &Manifest) -> Result<Outcome> {
+        write_last_complete(&self.instance, manifest)?;
+        self.state.lock().last_complete = Some(manifest.clone());
+        if self.status(number)?.state != SnapshotState::Copying {
+            // Found published after a crash.
+            for state in [SnapshotState::Collected, SnapshotState::Writing, SnapshotState::Written, SnapshotState::Copying] {
+                if self.status(number)?.state.may_become(state) {
+                    self.enter(number, state)?;
+                }
+            }
+        }
+        self.enter(number, SnapshotState::Complete)?;
+        self.clean_up(manifest)?;
+        Ok(Outcome::Complete)
+    }
+
+    fn clean_up(&self, manifest: &Manifest) -> Result<()> {
+        self.instance.stop_preserving()?;
+        let attempts = self.instance.dir().join("proxy/s");
+        match fs::remove_dir_all(&attempts) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).context(|| format!("{} could not be removed", attempts.display()));
+            }
+            _ => {}
+        }
+        let mut done: Vec<Frozen> = self
+            .instance
+            .kvs()
+            .files()
+            .frozen
+            .iter()
+            .filter(|f| f.cut <= manifest.xid.to)
+            .cloned()
+            .collect();
+        done.sort_by_key(|f| f.generation);
+        for frozen in &done {
+            self.instance.kvs().fold(frozen)?;
+        }
+        journal::trim(&self.instance.journal_dir(), manifest.xid.to)?;
+        Ok(())
+    }
+}
+
+/// Changes with every boot of the machine (`/proc/sys/kernel/random/boot_id`, random(4)).
+fn boot_id() -> Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context(|| "the boot id could not be read".into())?;
+    Ok(text.trim().to_owned())
+}

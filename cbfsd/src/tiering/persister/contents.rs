@@ -1,0 +1,578 @@
+//! The contents: which bytes of which inode go into which member and section, and the extents and
+//! holes that say so in the layer.
+//!
+//! Whole files are dense, or pax sparse members; then the sections hold their data without the
+//! holes, and the layer has the same holes, byte for byte (the rule of reading in
+//! `cbfs_core::layers`). Patches are always dense, and no hole of the layer touches their blocks.
+
+use super::Maker;
+use super::archive::{Archive, SHARED_SECTION};
+use super::frozen::Frozen;
+use super::plan::{Item, Plan, xattrs_of};
+use super::rows::{frozen_holes, normalise};
+use super::source::BlockBytes;
+use super::staging::Staging;
+use cbfs_core::error::{Context, Error, Result};
+use cbfs_core::format::ObjectRef;
+use cbfs_core::format::changes::{Change, MemberForm, patch_member, write_change};
+use cbfs_core::ids::{Ino, Xid};
+use cbfs_core::inode::{FileKind, InodeRow};
+use cbfs_core::layers::{ExtentRow, HoleRow, rows};
+use cbfs_core::tarball::{Member, MemberKind, SparseMap};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+
+/// Name of the list of members until it is part of the list of changes.
+pub(super) const MEMBERS: &str = "members.jsonl";
+
+/// A file with more regions of data than this is mapped block by block only: its map must fit into
+/// memory, and its headers into a section.
+const MAX_REGIONS: usize = 1 << 16;
+
+/// What [`Contents::write`] made.
+pub(super) struct Done {
+    pub(super) tarballs: Vec<ObjectRef>,
+    pub(super) toc: Option<ObjectRef>,
+    pub(super) sections: u64,
+    /// Bytes of contents, holes left out.
+    pub(super) bytes: u64,
+}
+
+/// The pass over the work list.
+pub(super) struct Contents<'a> {
+    maker: &'a Maker<'a>,
+    frozen: &'a Frozen,
+    plan: &'a Plan,
+    archive: Archive<'a>,
+    staging: &'a mut Staging,
+    block_size: u64,
+    /// The first path of each file with several.
+    first_paths: HashMap<Ino, Vec<u8>>,
+    /// Files whose holes are staged already; kept only when the frozen layer has holes.
+    holes_done: HashSet<Ino>,
+    files: u64,
+    bytes: u64,
+    told_section: u64,
+}
+
+impl<'a> Contents<'a> {
+    pub(super) fn new(
+        maker: &'a Maker<'a>,
+        frozen: &'a Frozen,
+        plan: &'a Plan,
+        archive: Archive<'a>,
+        staging: &'a mut Staging,
+    ) -> Contents<'a> {
+        Contents {
+            maker,
+            frozen,
+            plan,
+            archive,
+            staging,
+            block_size: maker.job.block_size,
+            first_paths: HashMap::new(),
+            holes_done: HashSet::new(),
+            files: 0,
+            bytes: 0,
+            told_section: 0,
+        }
+    }
+
+    /// Write all members.
+    pub(super) fn write(mut self) -> Result<Done> {
+        let path = self.maker.path(MEMBERS);
+        let failed = || format!("{} could not be written", path.display());
+        let mut members = BufWriter::new(File::create_new(&path).context(failed)?);
+        let mut dir = None;
+        for item in self.plan.items() {
+            if dir.replace(item.dir).is_some_and(|last| last != item.dir) {
+                self.archive.next_directory()?;
+            }
+            self.item(item, &mut members)?;
+            self.tell();
+        }
+        for ino in &self.plan.patched {
+            self.patches(*ino, &mut members)?;
+        }
+        for (dir, ino) in &self.plan.directory_items {
+            let row = self.frozen.inode(*ino)?;
+            let path = self.plan.directory_path(*dir);
+            self.headers_only(
+                &row,
+                path,
+                MemberKind::Directory,
+                MemberForm::Directory,
+                &mut members,
+            )?;
+        }
+        self.remaining_holes()?;
+        members.flush().context(failed)?;
+        let archived = self.archive.finish()?;
+        self.maker.observer.progress(self.files, self.bytes);
+        let (tarballs, toc, sections) = (archived.tarballs, archived.toc, archived.sections);
+        Ok(Done {
+            tarballs,
+            toc,
+            sections,
+            bytes: self.bytes,
+        })
+    }
+
+    fn tell(&mut self) {
+        if self.archive.section() != self.told_section {
+            self.told_section = self.archive.section();
+            self.maker.observer.progress(self.files, self.bytes);
+        }
+    }
+
+    fn item(&mut self, item: &Item, members: &mut impl Write) -> Result<()> {
+        let row = self.frozen.inode(item.ino)?;
+        let path = self.plan.path(item);
+        if item.many_names {
+            if let Some(first) = self.first_paths.get(&item.ino).cloned() {
+                let kind = MemberKind::HardLink(&first);
+                return self.headers_only(&row, &path, kind, MemberForm::HardLink, members);
+            }
+            self.first_paths.insert(item.ino, path.clone());
+        }
+        match row.kind {
+            FileKind::File => self.file(&row, &path, members),
+            FileKind::Symlink => {
+                let target = match rows::link(&self.frozen.conn, row.ino)? {
+                    Some(target) => Some(target),
+                    None => self.maker.job.instance.at_cut().link(row.ino)?,
+                };
+                let target = target.ok_or_else(|| {
+                    Error::damage(format!("the symlink with inode {} has no target", row.ino))
+                })?;
+                let kind = MemberKind::Symlink(&target);
+                self.headers_only(&row, &path, kind, MemberForm::Symlink, members)
+            }
+            FileKind::Fifo => {
+                self.headers_only(&row, &path, MemberKind::Fifo, MemberForm::Special, members)
+            }
+            FileKind::CharDevice => {
+                let kind = MemberKind::CharDevice(row.rdev);
+                self.headers_only(&row, &path, kind, MemberForm::Special, members)
+            }
+            FileKind::BlockDevice => {
+                let kind = MemberKind::BlockDevice(row.rdev);
+                self.headers_only(&row, &path, kind, MemberForm::Special, members)
+            }
+            FileKind::Directory | FileKind::Socket => Err(Error::failed(format!(
+                "inode {} is no member among files",
+                row.ino
+            ))),
+        }
+    }
+
+    /// A member without contents.
+    fn headers_only(
+        &mut self,
+        row: &InodeRow,
+        path: &[u8],
+        kind: MemberKind<'_>,
+        form: MemberForm,
+        members: &mut impl Write,
+    ) -> Result<()> {
+        let tarball = self.archive.begin_member(0)?;
+        // A hard link's attributes came with its first name.
+        let xattrs = match form {
+            MemberForm::HardLink => Vec::new(),
+            _ => self.xattrs(row.ino)?,
+        };
+        self.archive
+            .headers(&member(row, path, kind, None, &xattrs));
+        write_change(members, &Change::member(row.ino, path, tarball, form, None))
+    }
+
+    /// A file that is stored whole.
+    fn file(&mut self, row: &InodeRow, path: &[u8], members: &mut impl Write) -> Result<()> {
+        self.holes_are_done(row.ino);
+        let xattrs = self.xattrs(row.ino)?;
+        let mut data = Vec::new();
+        let blocks = match self.frozen.inline(row.ino, &mut data)? {
+            Some(xid) => {
+                self.check_inline(row, &mut data)?;
+                let count = row.size.div_ceil(self.block_size);
+                (0..count).map(|blk| (blk, xid)).collect()
+            }
+            None => self
+                .frozen
+                .blocks(row.ino, row.size.div_ceil(self.block_size))?,
+        };
+        let mut source = Source {
+            data: Some(data),
+            file: 0,
+            only: None,
+        };
+        let map = if source
+            .data
+            .as_ref()
+            .is_some_and(|d| d.len() as u64 == row.size)
+        {
+            let mut map = SparseMap::new(row.size);
+            map.add_data(0, row.size);
+            map
+        } else {
+            source = Source {
+                data: None,
+                file: self.backing(row.ino, &blocks)?,
+                only: None,
+            };
+            self.map(row, &blocks, &mut source)?
+        };
+        let kind = match map.is_dense() {
+            true => MemberKind::File { size: row.size },
+            false => MemberKind::Sparse(&map),
+        };
+        let member = member(row, path, kind, Some(0), &xattrs);
+        let stored = map.stored();
+        let tarball = self.archive.begin_member(shared(stored))?;
+        self.archive.headers(&member);
+        self.data(row, &blocks, &map, &mut source)?;
+        self.archive.end_member(member.archived_size());
+        for (from, to) in map.holes() {
+            self.staging.hole(&HoleRow {
+                ino: row.ino,
+                from,
+                to,
+                xid: row.xid,
+            })?;
+        }
+        if row.size > 0 {
+            self.files += 1;
+        }
+        if shared(stored) == stored {
+            self.bytes += stored; // else each block was counted when it went
+        }
+        write_change(
+            members,
+            &Change::member(row.ino, path, tarball, MemberForm::File, None),
+        )
+    }
+
+    /// Append the data of a whole file, and stage its extents.
+    fn data(
+        &mut self,
+        row: &InodeRow,
+        blocks: &[(u64, Xid)],
+        map: &SparseMap,
+        source: &mut Source,
+    ) -> Result<()> {
+        let own_sections = shared(map.stored()) != map.stored();
+        if own_sections {
+            self.archive.cut()?; // the headers
+        }
+        let mut run: Option<ExtentRow> = None;
+        for (blk, xid) in blocks {
+            let (from, to) = self.range(row, *blk);
+            if map.data_within(from, to).next().is_none() {
+                continue;
+            }
+            let offset = self.archive.raw().len() as u64;
+            let section = self.archive.section();
+            source.append(self, row.ino, *blk, (from, to), map)?;
+            self.archive.holds(row.ino, *blk)?;
+            match &mut run {
+                // Consecutive blocks in sections of their own are one row.
+                Some(run)
+                    if own_sections
+                        && run.blk + run.n == *blk
+                        && run.section + run.n == section =>
+                {
+                    run.n += 1;
+                    run.xid = Xid(run.xid.0.max(xid.0));
+                }
+                _ => {
+                    let next = self.extent(row.ino, *blk, section, offset, *xid);
+                    if let Some(complete) = run.replace(next) {
+                        self.staging.extent(&complete)?;
+                    }
+                }
+            }
+            if own_sections {
+                self.archive.cut()?;
+                self.bytes += map.data_within(from, to).map(|(a, b)| b - a).sum::<u64>();
+                self.tell();
+            }
+        }
+        match run {
+            Some(last) => self.staging.extent(&last),
+            None => Ok(()),
+        }
+    }
+
+    /// The changed blocks of a file that is not stored whole.
+    fn patches(&mut self, ino: Ino, members: &mut impl Write) -> Result<()> {
+        self.holes_are_done(ino);
+        let row = self.frozen.inode(ino)?;
+        let blocks = self
+            .frozen
+            .blocks(ino, row.size.div_ceil(self.block_size))?;
+        let file = self.backing(ino, &blocks)?;
+        let mut holes = frozen_holes(self.frozen, ino)?;
+        let mut taken = Vec::new();
+        for (blk, xid) in blocks {
+            let (from, to) = self.range(&row, blk);
+            let block = self.read(ino, file, blk, (to - from) as usize)?;
+            if complement(&block.holes, to - from).is_empty() {
+                holes.push(HoleRow { ino, from, to, xid });
+                continue;
+            }
+            taken.push((from, to));
+            let (size, path) = (to - from, patch_member(ino, from));
+            let kind = MemberKind::File { size };
+            let tarball = self.archive.begin_member(shared(size))?;
+            self.archive
+                .headers(&member(&row, path.as_bytes(), kind, Some(blk), &[]));
+            if shared(size) != size {
+                self.archive.cut()?;
+            }
+            let offset = self.archive.raw().len() as u64;
+            let section = self.archive.section();
+            self.archive.raw().extend_from_slice(&block.bytes);
+            self.archive.holds(ino, blk)?;
+            if shared(size) != size {
+                self.archive.cut()?;
+            }
+            self.archive.end_member(size);
+            let extent = self.extent(ino, blk, section, offset, xid);
+            self.staging.extent(&extent)?;
+            self.bytes += size;
+            let patch = Some((from, size));
+            let change = Change::member(ino, path.as_bytes(), tarball, MemberForm::Patch, patch);
+            write_change(members, &change)?;
+            self.tell();
+        }
+        for hole in normalise(holes, &taken) {
+            self.staging.hole(&hole)?;
+        }
+        self.files += 1;
+        Ok(())
+    }
+
+    /// Holes of files without changed blocks: rows of the frozen layer as they are.
+    fn remaining_holes(&mut self) -> Result<()> {
+        if !self.frozen.has_holes() {
+            return Ok(());
+        }
+        let sql = "SELECT DISTINCT ino FROM hole ORDER BY ino";
+        let mut statement = self.frozen.conn.prepare(sql)?;
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            let ino = Ino(row.get::<_, i64>(0)? as u64);
+            if self.holes_done.contains(&ino) || self.plan.orphans.binary_search(&ino).is_ok() {
+                continue;
+            }
+            for hole in normalise(frozen_holes(self.frozen, ino)?, &[]) {
+                self.staging.hole(&hole)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn holes_are_done(&mut self, ino: Ino) {
+        if self.frozen.has_holes() {
+            self.holes_done.insert(ino);
+        }
+    }
+
+    /// Where a whole backing file has data.
+    fn map(&self, row: &InodeRow, blocks: &[(u64, Xid)], source: &mut Source) -> Result<SparseMap> {
+        let mut map = SparseMap::new(row.size);
+        let mut coarse = false;
+        for (done, (blk, _)) in blocks.iter().enumerate() {
+            let (from, to) = self.range(row, *blk);
+            let len = (to - from) as usize;
+            let holes = if blocks.len() == 1 {
+                // One block: read it once and keep it.
+                let block = self.read(row.ino, source.file, *blk, len)?;
+                let holes = block.holes.clone();
+                source.only = Some(block);
+                holes
+            } else {
+                self.maker
+                    .job
+                    .instance
+                    .block_holes(row.ino, source.file, *blk, len)?
+            };
+            let data = complement(&holes, to - from);
+            if !coarse && map.data().len() + data.len() > MAX_REGIONS {
+                coarse = true;
+                map = self.coarse(row, &map, &blocks[..done]);
+            }
+            match (coarse, data.is_empty()) {
+                (_, true) => {}
+                (true, false) => map.add_data(from, to),
+                (false, false) => data
+                    .iter()
+                    .for_each(|(a, b)| map.add_data(from + a, from + b)),
+            }
+        }
+        Ok(map)
+    }
+
+    /// `map` with whole blocks only.
+    fn coarse(&self, row: &InodeRow, map: &SparseMap, blocks: &[(u64, Xid)]) -> SparseMap {
+        let mut out = SparseMap::new(row.size);
+        for (blk, _) in blocks {
+            let (from, to) = self.range(row, *blk);
+            if map.data_within(from, to).next().is_some() {
+                out.add_data(from, to);
+            }
+        }
+        out
+    }
+
+    fn read(&self, ino: Ino, file: u64, blk: u64, len: usize) -> Result<BlockBytes> {
+        let block = self.maker.job.instance.read_block(ino, file, blk, len)?;
+        if block.bytes.len() != len {
+            return Err(Error::damage(format!(
+                "block {blk} of inode {ino} has {} bytes at the cut instead of {len}",
+                block.bytes.len()
+            )));
+        }
+        Ok(block)
+    }
+
+    /// The bytes of block `blk` within the file.
+    fn range(&self, row: &InodeRow, blk: u64) -> (u64, u64) {
+        let from = blk * self.block_size;
+        (from, row.size.min(from + self.block_size))
+    }
+
+    fn backing(&self, ino: Ino, blocks: &[(u64, Xid)]) -> Result<u64> {
+        match self.frozen.backing(ino)? {
+            Some(file) => Ok(file),
+            None if blocks.is_empty() => Ok(0), // nothing will be read
+            None => self.maker.job.instance.backing_file(ino),
+        }
+    }
+
+    fn check_inline(&self, row: &InodeRow, data: &mut Vec<u8>) -> Result<()> {
+        if data.len() as u64 > row.size {
+            return Err(Error::damage(format!(
+                "inode {} has {} bytes of inline data but a size of {}",
+                row.ino,
+                data.len(),
+                row.size
+            )));
+        }
+        data.resize(row.size as usize, 0); // extended without a write
+        Ok(())
+    }
+
+    fn xattrs(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let job = self.maker.job;
+        xattrs_of(self.frozen, job.instance, job.parent.is_none(), ino)
+    }
+
+    fn extent(&self, ino: Ino, blk: u64, section: u64, offset: u64, xid: Xid) -> ExtentRow {
+        ExtentRow {
+            ino,
+            blk,
+            n: 1,
+            snapshot: self.maker.job.number,
+            section,
+            offset,
+            xid,
+        }
+    }
+}
+
+/// Where the bytes of a whole file come from.
+struct Source {
+    /// All of it, of an inline file.
+    data: Option<Vec<u8>>,
+    /// Its backing file.
+    file: u64,
+    /// The only block, when it has been read already.
+    only: Option<BlockBytes>,
+}
+
+impl Source {
+    /// Append the data of a block, without the holes of `map`, to the running section.
+    fn append(
+        &mut self,
+        contents: &mut Contents<'_>,
+        ino: Ino,
+        blk: u64,
+        (from, to): (u64, u64),
+        map: &SparseMap,
+    ) -> Result<()> {
+        if let Some(data) = &self.data {
+            contents
+                .archive
+                .raw()
+                .extend_from_slice(&data[from as usize..to as usize]);
+            return Ok(());
+        }
+        let block = match self.only.take() {
+            Some(block) => block,
+            None => contents.read(ino, self.file, blk, (to - from) as usize)?,
+        };
+        let raw = contents.archive.raw();
+        let mut at = 0;
+        let dropped = |part: &[u8]| {
+            if part.iter().all(|byte| *byte == 0) {
+                return Ok(());
+            }
+            Err(Error::failed(format!(
+                "block {blk} of inode {ino} has data where its backing file had a hole at the cut"
+            )))
+        };
+        for (start, end) in map.data_within(from, to) {
+            let (start, end) = ((start - from) as usize, (end - from) as usize);
+            dropped(&block.bytes[at..start])?;
+            raw.extend_from_slice(&block.bytes[start..end]);
+            at = end;
+        }
+        dropped(&block.bytes[at..])
+    }
+}
+
+fn member<'m>(
+    row: &InodeRow,
+    path: &'m [u8],
+    kind: MemberKind<'m>,
+    blk: Option<u64>,
+    xattrs: &'m [(Vec<u8>, Vec<u8>)],
+) -> Member<'m> {
+    Member {
+        path,
+        kind,
+        mode: row.mode,
+        uid: row.uid,
+        gid: row.gid,
+        mtime: row.mtime,
+        atime: row.atime,
+        ctime: row.ctime,
+        ino: row.ino,
+        xid: row.xid,
+        blk,
+        xattrs,
+    }
+}
+
+/// What contents of `stored` bytes take in a shared section: all, or nothing as they get their own.
+fn shared(stored: u64) -> u64 {
+    if stored <= SHARED_SECTION { stored } else { 0 }
+}
+
+/// The parts of `0..len` that are no holes.
+fn complement(holes: &[(u64, u64)], len: u64) -> Vec<(u64, u64)> {
+    let mut out = Vec::with_capacity(holes.len() + 1);
+    let mut at = 0;
+    for (from, to) in holes {
+        if at < *from {
+            out.push((at, (*from).min(len)));
+        }
+        at = at.max(*to);
+    }
+    if at < len {
+        out.push((at, len));
+    }
+    out
+}

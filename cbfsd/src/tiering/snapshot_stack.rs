@@ -1,0 +1,151 @@
+//! From a manifest to the layer stack it names.
+
+use super::proxy::ProxyCache;
+use cbfs_core::bucket::Bucket;
+use cbfs_core::error::{Error, Result};
+use cbfs_core::format::keys;
+use cbfs_core::format::manifest::Manifest;
+use cbfs_core::handle::Handle;
+use cbfs_core::layers::{Layer, LayerDb, Stack};
+use std::sync::Arc;
+
+/// Fetch all layers of a snapshot into the proxy cache and open them as one stack, newest first.
+/// Blocks until they are there; what is there already costs no request.
+///
+/// # Errors
+/// [`cbfs_core::ErrorKind::Damage`] names the object that is missing, damaged, out of order or of
+/// another file system; else those of bucket and disk.
+pub fn open_stack(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    proxy: &ProxyCache,
+    manifest: &Manifest,
+    block_size: u64,
+) -> Result<Stack> {
+    let name = keys::manifest(manifest.number, manifest.epoch);
+    if manifest.fs != *fs {
+        let text = format!(
+            "manifest {name} belongs to file system {}, not to {fs}",
+            manifest.fs
+        );
+        return Err(Error::damage(text));
+    }
+    for pair in manifest.layers.windows(2) {
+        if pair[0].from <= pair[1].to {
+            let text = format!(
+                "manifest {name} lists layer {} above {}, which is not older",
+                pair[0].object.key, pair[1].object.key
+            );
+            return Err(Error::damage(text));
+        }
+    }
+    let mut layers: Vec<Arc<dyn Layer>> = Vec::with_capacity(manifest.layers.len());
+    for layer in &manifest.layers {
+        let object = &layer.object;
+        let path = proxy.fetch_decompressed(bucket, fs, object)?;
+        let database = LayerDb::open_immutable(&path)
+            .map_err(|e| e.context(format!("object {} is no usable layer", object.key)))?;
+        match database.meta("fs")? {
+            Some(owner) if owner == fs.to_string() => layers.push(Arc::new(database)),
+            owner => {
+                let owner = owner.unwrap_or_else(|| "no file system".to_owned());
+                let text = format!("layer {} belongs to {owner}, not to {fs}", object.key);
+                return Err(Error::damage(text));
+            }
+        }
+    }
+    Ok(Stack::new(layers, block_size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proxy::testing::{Watched, fs_handle};
+    use super::*;
+    use cbfs_core::error::ErrorKind;
+    use cbfs_core::format::Features;
+    use cbfs_core::format::manifest::{LayerRef, Totals, XidRange};
+    use cbfs_core::frames::compress_seekable;
+    use cbfs_core::ids::{Epoch, Ino, SnapshotNumber, Xid};
+    use cbfs_core::layers::rows;
+    use cbfs_core::snapshot::SnapshotKind;
+
+    /// A published layer of snapshot `number` in which symlink 5 points at the number.
+    fn publish(bucket: &Watched, number: u64, fs: &str) -> LayerRef {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, packed) = (dir.path().join("layer"), dir.path().join("layer.zst"));
+        let layer = LayerDb::create(&path).unwrap();
+        layer
+            .with(|conn| {
+                rows::put_meta(conn, "fs", fs)?;
+                rows::put_link(conn, Ino(5), number.to_string().as_bytes())
+            })
+            .unwrap();
+        layer.finish().unwrap();
+        compress_seekable(&path, &packed, 3).unwrap();
+        let key = format!("s/{number}/layer.sqlite.zst");
+        let object = bucket.store(&key, &std::fs::read(packed).unwrap());
+        LayerRef {
+            object,
+            from: SnapshotNumber(number),
+            to: SnapshotNumber(number),
+        }
+    }
+
+    fn manifest(layers: Vec<LayerRef>) -> Manifest {
+        Manifest {
+            format: Manifest::FORMAT,
+            features: Features::default(),
+            fs: fs_handle(),
+            number: SnapshotNumber(2),
+            epoch: Epoch(1),
+            attempt: "a".into(),
+            name: None,
+            kind: SnapshotKind::User,
+            xid: XidRange {
+                from: Xid(1),
+                to: Xid(2),
+            },
+            parent: None,
+            created_at: "2026-01-01T00:00:00Z".into(),
+            node: "n".into(),
+            layers,
+            toc: None,
+            meta_tarball: None,
+            log: None,
+            totals: Totals::default(),
+            writer: "test".into(),
+        }
+    }
+
+    #[test]
+    fn a_manifest_opens_as_a_stack_newest_first() {
+        let bucket = Watched::new();
+        let fs = fs_handle();
+        let layers = [2, 1].map(|n| publish(&bucket, n, &fs.to_string()));
+        let dir = tempfile::tempdir().unwrap();
+        let proxy = ProxyCache::open(dir.path()).unwrap();
+        let good = manifest(layers.to_vec());
+        let stack = open_stack(&bucket, &fs, &proxy, &good, 1 << 20).unwrap();
+        assert_eq!(stack.len(), 2);
+        assert_eq!(stack.link(Ino(5)).unwrap().unwrap(), b"2");
+
+        let upside_down = manifest(layers.iter().rev().cloned().collect());
+        let error = open_stack(&bucket, &fs, &proxy, &upside_down, 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damage);
+    }
+
+    #[test]
+    fn a_layer_of_another_file_system_is_refused_by_name() {
+        let bucket = Watched::new();
+        let fs = fs_handle();
+        let foreign = manifest(vec![publish(&bucket, 1, "other-uuid")]);
+        let dir = tempfile::tempdir().unwrap();
+        let proxy = ProxyCache::open(dir.path()).unwrap();
+        let error = open_stack(&bucket, &fs, &proxy, &foreign, 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damage);
+        assert!(
+            error.to_string().contains("s/1/layer.sqlite.zst"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! Types of the daemon's HTTP API (JSON over a Unix socket). `/v1/…` mirrors the nouns of the
+//! command line.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`DaemonStatus`] |
+//! | `GET /v1/instances` | | `[`[`InstanceInfo`]`]` |
+//! | `GET /v1/instances/{id}` | | [`InstanceInfo`] |
+//! | `POST /v1/mounts` | [`MountRequest`] | [`InstanceInfo`] |
+//! | `POST /v1/umounts` | [`UmountRequest`] | [`InstanceInfo`] |
+//! | `POST /v1/snapshots` | [`SnapshotRequest`] | [`SnapshotInfo`] |
+//! | `GET /v1/snapshots/{fs}` | | `[`[`SnapshotInfo`]`]` requests this daemon knows |
+//! | `GET /v1/snapshots/{fs}/{number}` | | [`SnapshotInfo`] |
+//! | `GET /v1/snapshots/{fs}/{number}/log` | | the status log so far, JSON lines |
+//! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`] |
+//! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
+//! | `GET /metrics` | | Prometheus text |
+//!
+//! `{fs}` is a full handle. An error answer has a 4xx or 5xx status and an [`ErrorBody`].
+
+use crate::error::{Error, ErrorKind};
+use crate::handle::Handle;
+use crate::ids::{Epoch, SnapshotNumber, Xid};
+use crate::snapshot::{FailureType, SnapshotKind, SnapshotState};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Role of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Serves the file system read-write.
+    Master,
+    /// Serves one snapshot read-only.
+    Slave,
+}
+
+/// Health of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All is well.
+    Ok,
+    /// It works, but something needs attention (bucket unreachable, a snapshot failed).
+    Degraded,
+    /// Superseded by a later epoch: read-only.
+    Fenced,
+    /// A failed fsync or a panicked worker: reads go on, writes get EIO.
+    Poisoned,
+}
+
+/// An instance of a file system on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceInfo {
+    /// `HANDLE` for a master, `HANDLE@NUMBER` for a slave.
+    pub id: String,
+    /// The file system.
+    pub fs: Handle,
+    /// Where its objects live.
+    pub bucket: String,
+    /// Master or slave.
+    pub role: Role,
+    /// The master's epoch; of a slave the epoch of its snapshot.
+    pub epoch: Epoch,
+    /// The slave's snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotNumber>,
+    /// Where it is mounted; `None` when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_point: Option<PathBuf>,
+    /// How it is.
+    pub health: Health,
+    /// Why `health` is not `ok`, and what to do; empty when it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// The last transaction answered.
+    pub xid: Xid,
+    /// The last transaction known to survive power loss.
+    pub durable_xid: Xid,
+    /// The last complete snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_snapshot: Option<SnapshotNumber>,
+    /// Transactions since the cut of the last complete snapshot.
+    pub unpublished: u64,
+    /// Inodes, as statfs tells them.
+    pub inodes: u64,
+    /// Bytes of the instance's state directory in use.
+    pub local_bytes: u64,
+    /// Bytes of dirty rows in memory.
+    pub dirty_bytes: u64,
+}
+
+/// Status of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Version of CBFS.
+    pub version: String,
+    /// Stable id of the node.
+    pub node: String,
+    /// Process id.
+    pub pid: u32,
+    /// RFC 3339.
+    pub started_at: String,
+    /// State directory.
+    pub state_dir: PathBuf,
+    /// All instances.
+    pub instances: Vec<InstanceInfo>,
+    /// Requests for snapshots that are not in a final state, and failed ones.
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// Mount a file system or a snapshot of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRequest {
+    /// The file system: full handle, TAG or UUID prefix.
+    pub fs: String,
+    /// Its bucket URL; may be left out for an instance that exists on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// The snapshot (number, name or `latest`); only for a slave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// Absolute path of an empty directory.
+    pub mount_point: PathBuf,
+    /// As what.
+    pub role: Role,
+    /// Mount over a directory that is not empty.
+    #[serde(default)]
+    pub non_empty: bool,
+    /// Never update access times.
+    #[serde(default)]
+    pub noatime: bool,
+}
+
+/// Unmount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UmountRequest {
+    /// A mount point (absolute path), an instance id, or a file system that has one mount.
+    pub target: String,
+    /// Detach now even when files are open.
+    #[serde(default)]
+    pub lazy: bool,
+}
+
+/// Ask for a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRequest {
+    /// The file system: full handle, TAG or UUID prefix of a master on this node.
+    pub fs: String,
+    /// Optional unique name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who asks.
+    pub kind: SnapshotKind,
+}
+
+/// A request for a snapshot, as its status log tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// The file system.
+    pub fs: Handle,
+    /// Its number.
+    pub number: SnapshotNumber,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who asked.
+    pub kind: SnapshotKind,
+    /// Where it stands.
+    pub state: SnapshotState,
+    /// Epoch of the master.
+    pub epoch: Epoch,
+    /// Requests before it in the queue (0 when it runs or is final).
+    #[serde(default)]
+    pub queue_place: u64,
+    /// RFC 3339 time of the request.
+    pub requested_at: String,
+    /// RFC 3339 time of the last line of the log.
+    pub updated_at: String,
+    /// The cut's xid, once made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xid: Option<Xid>,
+    /// Inodes to persist (planned).
+    #[serde(default)]
+    pub inodes: u64,
+    /// Files to persist (planned).
+    #[serde(default)]
+    pub files_total: u64,
+    /// Files persisted.
+    #[serde(default)]
+    pub files_done: u64,
+    /// Bytes to persist, uncompressed (planned).
+    #[serde(default)]
+    pub bytes_total: u64,
+    /// Bytes persisted, uncompressed.
+    #[serde(default)]
+    pub bytes_done: u64,
+    /// Objects made so far.
+    #[serde(default)]
+    pub objects_made: u64,
+    /// Objects arrived in the bucket.
+    #[serde(default)]
+    pub objects_sent: u64,
+    /// Bytes of objects made so far.
+    #[serde(default)]
+    pub made_bytes: u64,
+    /// Bytes of objects arrived in the bucket.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Retries so far.
+    #[serde(default)]
+    pub retries: u64,
+    /// Why it failed, or the reason of the last retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Type of the failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureType>,
+}
+
+/// One event of `/v1/events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum DaemonEvent {
+    /// A snapshot request changed.
+    Snapshot {
+        /// How it stands now.
+        snapshot: SnapshotInfo,
+    },
+    /// An instance was mounted, unmounted or changed its health.
+    Instance {
+        /// How it stands now.
+        instance: InstanceInfo,
+    },
+}
+
+/// Body of an error answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// An error as JSON, from the API and from `cbfsctl --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// What the operator must do.
+    pub kind: ErrorKind,
+    /// What failed.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Causes, outermost first.
+    #[serde(default)]
+    pub causes: Vec<String>,
+}
+
+impl From<&Error> for ErrorBody {
+    fn from(e: &Error) -> ErrorBody {
+        ErrorBody {
+            error: ErrorDetail {
+                kind: e.kind(),
+                message: e.to_string(),
+                hint: e.hint_text().map(str::to_owned),
+                causes: e.causes(),
+            },
+        }
+    }
+}
+
+impl From<ErrorBody> for Error {
+    fn from(body: ErrorBody) -> Error {
+        let detail = body.error;
+        let mut error = Error::new(detail.kind, detail.message);
+        if let Some(cause) =
+            detail.causes.into_iter().rev().reduce(|inner, outer| format!("{outer}: {inner}"))
+        {
+            error = error.because(cause);
+        }
+        match detail.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}

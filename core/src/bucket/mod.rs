@@ -1,0 +1,94 @@
+//! Buckets: where objects live. One trait, implementations beside it (`file`, later `s3`), and
+//! decorators over it. All calls block; callers own the threads.
+//!
+//! Objects are immutable: every PUT but the node's sign of life is create-only. A store that
+//! cannot refuse a second creator cannot carry epochs.
+
+mod error;
+mod file;
+mod key;
+mod url;
+
+pub use error::{BucketError, BucketResult};
+pub use file::FileBucket;
+pub use key::Key;
+pub use url::BucketUrl;
+
+use crate::inode::Timestamp;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a PUT sends.
+#[derive(Debug, Clone, Copy)]
+pub enum Body<'a> {
+    /// Bytes in memory.
+    Bytes(&'a [u8]),
+    /// A file, streamed.
+    File(&'a Path),
+}
+
+/// What HEAD and listing tell of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its key.
+    pub key: Key,
+    /// Bytes as stored.
+    pub size: u64,
+    /// The store's time of the last change.
+    pub modified: Timestamp,
+}
+
+/// A bucket (with the prefix of its URL already applied: keys are relative to it).
+pub trait Bucket: Send + Sync + std::fmt::Debug {
+    /// The URL it was opened with.
+    fn url(&self) -> &BucketUrl;
+
+    /// Create an object; atomic and durable once `Ok`. If the key exists already nothing changes
+    /// and the answer is [`BucketError::AlreadyExists`]: also under a race exactly one creator wins.
+    fn create(&self, key: &Key, body: Body<'_>) -> BucketResult<()>;
+
+    /// Create or replace an object atomically. Only for `nodes/`, the one mutable kind.
+    fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()>;
+
+    /// The whole object.
+    fn get(&self, key: &Key) -> BucketResult<Vec<u8>>;
+
+    /// `len` bytes from `offset`; fewer bytes in the object is [`BucketError::Damaged`].
+    fn get_range(&self, key: &Key, offset: u64, len: u64) -> BucketResult<Vec<u8>>;
+
+    /// Size and time; `None` when there is no such object.
+    fn head(&self, key: &Key) -> BucketResult<Option<ObjectInfo>>;
+
+    /// All objects whose key starts with `prefix` (`""` for all), sorted by key.
+    fn list(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>>;
+
+    /// The objects directly below `prefix`: those whose key starts with it and has no `/` after
+    /// it, sorted by key. `prefix` is `""` or ends with `/`. Does not walk what lies deeper.
+    fn list_dir(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>>;
+
+    /// Remove an object; removing what is not there is `Ok`. After power loss it may be back.
+    fn delete(&self, key: &Key) -> BucketResult<()>;
+}
+
+/// Open the bucket that `url` names. For `file://` the directory must exist and be writable,
+/// unless `read_only`.
+pub fn open(url: &BucketUrl, read_only: bool) -> BucketResult<Arc<dyn Bucket>> {
+    match url {
+        BucketUrl::File { path } => Ok(Arc::new(FileBucket::open(path, read_only)?)),
+        BucketUrl::S3 { .. } => Err(BucketError::Unsupported {
+            what: format!("{url}: this version of CBFS has no S3 client yet"),
+        }),
+    }
+}
+
+/// Create the object, or find that it is there with exactly these bytes: what a retry of a
+/// create-only PUT needs (a lost response may have been a success). Other bytes under that key
+/// are [`BucketError::AlreadyExists`].
+pub fn create_or_same(bucket: &dyn Bucket, key: &Key, bytes: &[u8]) -> BucketResult<()> {
+    match bucket.create(key, Body::Bytes(bytes)) {
+        Err(BucketError::AlreadyExists { key }) => {
+            if bucket.get(&key)? == bytes { Ok(()) } else { Err(BucketError::AlreadyExists { key }) }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,230 @@
+//! Finding and reading manifests.
+
+use super::lineage::published_epochs_are_known;
+use super::{Lineage, get_document, lineage, promised};
+use crate::bucket::Bucket;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::epoch::BaseSnapshot;
+use crate::format::keys;
+use crate::format::manifest::Manifest;
+use crate::handle::{Handle, SnapshotSelector};
+use crate::ids::{Epoch, SnapshotNumber};
+
+/// A manifest of the bucket, readable or not.
+#[derive(Debug)]
+pub struct ListedManifest {
+    /// Number and epoch, as its key says.
+    pub id: BaseSnapshot,
+    /// Published by a superseded master beyond the next epoch's base: not of the current lineage.
+    pub diverged: bool,
+    /// The manifest, or why it cannot be read ([`ErrorKind::Damage`] or
+    /// [`ErrorKind::FormatTooNew`]): one bad manifest does not hide the others.
+    pub manifest: Result<Manifest>,
+}
+
+/// The manifest of one snapshot. One GET.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`], [`ErrorKind::FormatTooNew`], [`ErrorKind::Damage`], those of the bucket.
+pub fn load_manifest(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    number: SnapshotNumber,
+    epoch: Epoch,
+) -> Result<Manifest> {
+    let id = BaseSnapshot { number, epoch };
+    try_load(bucket, fs, id)?.ok_or_else(|| {
+        let text = format!("{fs} has no snapshot {number} of epoch {epoch}");
+        Error::new(ErrorKind::NotFound, text).hint(see_list(fs))
+    })
+}
+
+/// Every manifest there is, diverged and damaged ones included, sorted by (number, epoch). Reads
+/// the lineage, lists the manifests and GETs each.
+///
+/// # Errors
+/// Those of the bucket and of [`lineage`]; an unreadable manifest is an entry, not an error.
+pub fn all_manifests(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<ListedManifest>> {
+    let ids = list_ids(bucket, fs)?;
+    // After the listing: a snapshot published meanwhile by a new master must find its epoch known.
+    let lineage = lineage(bucket, fs)?;
+    published_epochs_are_known(fs, &lineage, &ids)?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let manifest = match try_load(bucket, fs, id) {
+            Ok(Some(manifest)) => Ok(manifest),
+            Ok(None) => continue, // deleted since the listing
+            Err(e) if concerns_one_object(&e) => Err(e),
+            Err(e) => return Err(e),
+        };
+        found.push(ListedManifest {
+            id,
+            diverged: !lineage.contains(id),
+            manifest,
+        });
+    }
+    Ok(found)
+}
+
+/// The manifests of the current lineage, sorted by (number, epoch). Costs as [`all_manifests`], but
+/// does not read diverged ones.
+///
+/// # Errors
+/// Also when one of them is damaged or too new: the list would be incomplete without it.
+/// [`all_manifests`] shows the others.
+pub fn manifests(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<Manifest>> {
+    let mut found = Vec::new();
+    for id in current_ids(bucket, fs)?.current {
+        found.extend(try_load(bucket, fs, id)?);
+    }
+    Ok(found)
+}
+
+/// The last snapshot of the current lineage; `None` when there is none. Reads the lineage, lists
+/// the manifests and GETs one.
+///
+/// # Errors
+/// When that one is damaged or too new it is an error: an older one is never taken instead.
+pub fn latest_manifest(bucket: &dyn Bucket, fs: &Handle) -> Result<Option<Manifest>> {
+    newest(bucket, fs, &current_ids(bucket, fs)?.current)
+}
+
+/// The snapshot of the current lineage that `selector` means. Reads the lineage and lists the
+/// manifests; for `latest` and a number GETs one, for a name newest first until it is found.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] with a hint that names the latest; [`ErrorKind::FormatTooNew`] and
+/// [`ErrorKind::Damage`] when the snapshot asked for cannot be read, or when a name was not found but
+/// may be that of an unreadable one.
+pub fn find_snapshot(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    selector: &SnapshotSelector,
+) -> Result<Manifest> {
+    let ids = current_ids(bucket, fs)?;
+    let found = match selector {
+        SnapshotSelector::Latest => newest(bucket, fs, &ids.current)?,
+        SnapshotSelector::Number(number) => {
+            match ids.current.iter().find(|id| id.number == *number) {
+                Some(id) => try_load(bucket, fs, *id)?,
+                None => None,
+            }
+        }
+        SnapshotSelector::Name(name) => find_name(bucket, fs, &ids.current, name)?,
+    };
+    found.ok_or_else(|| not_found(fs, selector, &ids))
+}
+
+fn find_name(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    ids: &[BaseSnapshot],
+    name: &str,
+) -> Result<Option<Manifest>> {
+    let mut unreadable = None;
+    for id in ids.iter().rev() {
+        match try_load(bucket, fs, *id) {
+            Ok(Some(manifest)) if manifest.name.as_deref() == Some(name) => {
+                return Ok(Some(manifest));
+            }
+            Ok(_) => {}
+            Err(e) if concerns_one_object(&e) => {
+                unreadable.get_or_insert((id.number, e));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    match unreadable {
+        None => Ok(None),
+        Some((number, e)) => Err(e.context(format!(
+            "no readable snapshot of {fs} is named {name:?}, and the manifest of snapshot {number} \
+             cannot be read"
+        ))),
+    }
+}
+
+fn not_found(fs: &Handle, selector: &SnapshotSelector, ids: &CurrentIds) -> Error {
+    let diverged = match selector {
+        SnapshotSelector::Number(number) => ids.diverged.iter().find(|id| id.number == *number),
+        SnapshotSelector::Latest | SnapshotSelector::Name(_) => None,
+    };
+    let text = match diverged {
+        Some(id) => format!(
+            "snapshot {} of {fs} is diverged: epoch {} published it after it was superseded",
+            id.number, id.epoch
+        ),
+        None if *selector == SnapshotSelector::Latest => format!("{fs} has no snapshot yet"),
+        None => format!("{fs} has no snapshot {selector}"),
+    };
+    let hint = match ids.current.last() {
+        Some(latest) => format!("the latest is {}; {}", latest.number, see_list(fs)),
+        None => format!("it has none yet; `cbfsctl snapshot create {fs}` makes one"),
+    };
+    Error::new(ErrorKind::NotFound, text).hint(hint)
+}
+
+fn see_list(fs: &Handle) -> String {
+    format!("`cbfsctl snapshot list {fs}` shows all")
+}
+
+/// The last of `ids` that is there.
+fn newest(bucket: &dyn Bucket, fs: &Handle, ids: &[BaseSnapshot]) -> Result<Option<Manifest>> {
+    for id in ids.iter().rev() {
+        if let Some(manifest) = try_load(bucket, fs, *id)? {
+            return Ok(Some(manifest));
+        }
+    }
+    Ok(None)
+}
+
+/// The snapshots there are, by lineage, each sorted by (number, epoch).
+struct CurrentIds {
+    current: Vec<BaseSnapshot>,
+    diverged: Vec<BaseSnapshot>,
+}
+
+fn current_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<CurrentIds> {
+    let ids = list_ids(bucket, fs)?;
+    let lineage: Lineage = lineage(bucket, fs)?;
+    published_epochs_are_known(fs, &lineage, &ids)?;
+    let (current, diverged) = ids.into_iter().partition(|id| lineage.contains(*id));
+    Ok(CurrentIds { current, diverged })
+}
+
+/// Number and epoch of every manifest, sorted. One listing.
+fn list_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<BaseSnapshot>> {
+    let prefix = format!("{fs}/");
+    let mut ids: Vec<BaseSnapshot> = bucket
+        .list_dir(&format!("{prefix}m/"))?
+        .iter()
+        .filter_map(|object| {
+            let relative = object.key.as_str().strip_prefix(&prefix)?;
+            let (number, epoch) = keys::parse_manifest(relative)?;
+            // One spelling only: `m/7-e1.json` is not the manifest of snapshot 7.
+            let exact = keys::manifest(number, epoch) == relative;
+            exact.then_some(BaseSnapshot { number, epoch })
+        })
+        .collect();
+    ids.sort_by_key(|id| (id.number, id.epoch));
+    Ok(ids)
+}
+
+/// The manifest; `None` when there is no such object.
+fn try_load(bucket: &dyn Bucket, fs: &Handle, id: BaseSnapshot) -> Result<Option<Manifest>> {
+    let key = keys::absolute(fs, &keys::manifest(id.number, id.epoch))?;
+    let Some(manifest) = get_document::<Manifest>(bucket, &key)? else {
+        return Ok(None);
+    };
+    promised(&key, manifest.fs == *fs && manifest.id() == id, || {
+        format!(
+            "snapshot {} of epoch {} of {}",
+            manifest.number, manifest.epoch, manifest.fs
+        )
+    })?;
+    Ok(Some(manifest))
+}
+
+/// Whether the error is about this object alone, not about the bucket.
+fn concerns_one_object(e: &Error) -> bool {
+    matches!(e.kind(), ErrorKind::Damage | ErrorKind::FormatTooNew)
+}

@@ -1,0 +1,495 @@
+use super::*;
+use crate::bucket::FileBucket;
+use crate::format::epoch::BaseSnapshot;
+use crate::format::manifest::{Manifest, Totals, XidRange, writer};
+use crate::format::{FORMAT, Features};
+use crate::handle::SnapshotSelector;
+use crate::ids::{SnapshotNumber, Xid};
+use crate::inode::Timestamp;
+use crate::snapshot::SnapshotKind;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use uuid::Uuid;
+
+/// A clock that stands still, and ids that count.
+#[derive(Default)]
+struct Fixed(AtomicU64);
+
+impl Clock for Fixed {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_parts(1_700_000_000, 0)
+    }
+}
+
+impl Ids for Fixed {
+    fn uuid(&self) -> Uuid {
+        let count = self.0.fetch_add(1, Ordering::SeqCst);
+        Uuid::from_u128((u128::from(count) + 0xabcd) << 112)
+    }
+}
+
+/// A bucket with one file system.
+struct World {
+    dir: tempfile::TempDir,
+    bucket: FileBucket,
+    fixed: Fixed,
+    fs: Handle,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let bucket = FileBucket::open(dir.path(), false).unwrap();
+        let fixed = Fixed::default();
+        let fs = create_fs(&bucket, "home", &fixed, &fixed).unwrap().fs;
+        World {
+            dir,
+            bucket,
+            fixed,
+            fs,
+        }
+    }
+
+    fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(self.fs.to_string()).join(relative)
+    }
+
+    fn put<T: Serialize>(&self, relative: &str, document: &T) {
+        let key = keys::absolute(&self.fs, relative).unwrap();
+        self.bucket
+            .create(&key, Body::Bytes(&format::to_json(document).unwrap()))
+            .unwrap();
+    }
+
+    /// Change the text of a stored document.
+    fn damage(&self, relative: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path(relative)).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(self.path(relative), text.replacen(from, to, 1)).unwrap();
+    }
+
+    fn claim(&self, epoch: u16, node: &str) -> EpochClaim {
+        let (host, nonce) = (format!("host-of-{node}"), format!("nonce-of-{node}"));
+        let at = self.fixed.now().to_rfc3339();
+        EpochClaim::new(
+            self.fs.clone(),
+            Epoch(epoch),
+            node.to_owned(),
+            host,
+            nonce,
+            at,
+        )
+    }
+
+    /// Claim an epoch and write its base (number, epoch).
+    fn promote(&self, epoch: u16, base: Option<(u64, u16)>) {
+        claim_epoch(
+            &self.bucket,
+            &self.fs,
+            &self.claim(epoch, &format!("n{epoch}")),
+        )
+        .unwrap();
+        let base = base.map(|(number, epoch)| id(number, epoch));
+        let document = EpochBase {
+            format: FORMAT,
+            features: Features::default(),
+            epoch: Epoch(epoch),
+            base,
+        };
+        self.put(&keys::epoch_base(Epoch(epoch)), &document);
+    }
+
+    fn publish(&self, number: u64, epoch: u16, name: Option<&str>) {
+        let manifest = Manifest {
+            format: FORMAT,
+            features: Features::default(),
+            fs: self.fs.clone(),
+            number: SnapshotNumber(number),
+            epoch: Epoch(epoch),
+            attempt: "000000000001".to_owned(),
+            name: name.map(str::to_owned),
+            kind: SnapshotKind::User,
+            xid: XidRange {
+                from: Xid(1),
+                to: Xid(2),
+            },
+            parent: None,
+            created_at: self.fixed.now().to_rfc3339(),
+            node: "n".to_owned(),
+            layers: Vec::new(),
+            toc: None,
+            meta_tarball: None,
+            log: None,
+            totals: Totals::default(),
+            writer: writer(),
+        };
+        self.put(&manifest_key(number, epoch), &manifest);
+    }
+
+    fn find(&self, selector: &str) -> Result<(u64, u16)> {
+        let selector: SnapshotSelector = selector.parse()?;
+        let manifest = find_snapshot(&self.bucket, &self.fs, &selector)?;
+        Ok((manifest.number.0, manifest.epoch.0))
+    }
+
+    fn current(&self) -> Vec<(u64, u16)> {
+        let all = manifests(&self.bucket, &self.fs).unwrap();
+        all.iter().map(|m| (m.number.0, m.epoch.0)).collect()
+    }
+
+    fn diverged(&self) -> Vec<(u64, u16)> {
+        let all = all_manifests(&self.bucket, &self.fs).unwrap();
+        all.iter()
+            .filter(|m| m.diverged)
+            .map(|m| (m.id.number.0, m.id.epoch.0))
+            .collect()
+    }
+
+    fn latest(&self) -> Option<(u64, u16)> {
+        let latest = latest_manifest(&self.bucket, &self.fs).unwrap()?;
+        Some((latest.number.0, latest.epoch.0))
+    }
+}
+
+fn id(number: u64, epoch: u16) -> BaseSnapshot {
+    BaseSnapshot {
+        number: SnapshotNumber(number),
+        epoch: Epoch(epoch),
+    }
+}
+
+fn manifest_key(number: u64, epoch: u16) -> String {
+    keys::manifest(SnapshotNumber(number), Epoch(epoch))
+}
+
+#[test]
+fn a_file_system_is_created_listed_and_found() {
+    let world = World::new();
+    let logs = create_fs(&world.bucket, "logs", &world.fixed, &world.fixed).unwrap();
+    let home2 = create_fs(&world.bucket, "home", &world.fixed, &world.fixed).unwrap();
+    world.promote(1, None);
+    std::fs::write(world.dir.path().join("not-a-handle.config"), "x").unwrap();
+    let bucket = &world.bucket;
+    assert_eq!(
+        list_fs(bucket).unwrap(),
+        [world.fs.clone(), home2.fs, logs.fs.clone()]
+    );
+    assert_eq!(load_config(bucket, &logs.fs).unwrap(), logs);
+    for text in ["logs", "abce", &logs.fs.to_string()] {
+        assert_eq!(find_fs(bucket, text).unwrap(), logs.fs, "{text}");
+    }
+    assert_eq!(
+        find_fs(bucket, "home").unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
+    let none = Handle::new("home", Uuid::from_u128(7)).unwrap();
+    for text in ["nope", &none.to_string()] {
+        let error = find_fs(bucket, text).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.hint_text().unwrap().contains(&logs.fs.to_string()));
+    }
+    assert_eq!(
+        load_config(bucket, &none).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    let bad = create_fs(bucket, "a b", &world.fixed, &world.fixed).unwrap_err();
+    assert_eq!(bad.kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn a_config_is_judged_before_it_is_believed() {
+    let world = World::new();
+    world.promote(1, None); // makes the folder that the path goes through
+    let name = format!("../{}.config", world.fs);
+    let kind = || load_config(&world.bucket, &world.fs).unwrap_err().kind();
+    world.damage(&name, "\"block_size\": 1048576", "\"block_size\": 1048577");
+    assert_eq!(kind(), ErrorKind::Damage);
+    world.damage(&name, "1048577", "1048576");
+    world.damage(&name, "home-abcd", "home-abcf");
+    assert_eq!(kind(), ErrorKind::Damage);
+    world.damage(&name, "\"incompat\": []", "\"incompat\": [\"sealed\"]");
+    assert_eq!(kind(), ErrorKind::FormatTooNew);
+    world.damage(&name, "{", "");
+    assert_eq!(kind(), ErrorKind::Damage);
+}
+
+#[test]
+fn an_epoch_is_claimed_once() {
+    let world = World::new();
+    let (bucket, fs) = (&world.bucket, &world.fs);
+    assert_eq!(current_epoch(bucket, fs).unwrap(), None);
+    let ours = world.claim(1, "a");
+    claim_epoch(bucket, fs, &ours).unwrap();
+    claim_epoch(bucket, fs, &ours).unwrap(); // a retry after a lost answer
+    let error = claim_epoch(bucket, fs, &world.claim(1, "b")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let text = error.to_string();
+    assert!(
+        text.contains("node a") && text.contains("host-of-a"),
+        "{text}"
+    );
+    claim_epoch(bucket, fs, &world.claim(2, "b")).unwrap();
+    let nodes: Vec<String> = epochs(bucket, fs)
+        .unwrap()
+        .into_iter()
+        .map(|c| c.node)
+        .collect();
+    assert_eq!(nodes, ["a", "b"]);
+    assert_eq!(current_epoch(bucket, fs).unwrap().unwrap().epoch, Epoch(2));
+    assert_eq!(epoch_claim(bucket, fs, Epoch(3)).unwrap(), None);
+}
+
+#[test]
+fn epochs_have_no_gaps() {
+    let world = World::new();
+    let (bucket, fs) = (&world.bucket, &world.fs);
+    let gap = claim_epoch(bucket, fs, &world.claim(2, "a")).unwrap_err();
+    assert_eq!(gap.kind(), ErrorKind::Conflict);
+    assert!(claim_epoch(bucket, fs, &world.claim(0, "a")).is_err());
+    assert_eq!(epochs(bucket, fs).unwrap(), []);
+    let mut foreign = world.claim(1, "a");
+    foreign.fs = Handle::new("other", Uuid::from_u128(1)).unwrap();
+    assert!(claim_epoch(bucket, fs, &foreign).is_err());
+    assert_eq!(bucket.list_dir(&format!("{fs}/epochs/")).unwrap(), []);
+}
+
+#[test]
+fn a_claim_or_base_under_a_wrong_name_is_damage() {
+    let world = World::new();
+    world.promote(1, None);
+    world.promote(2, Some((1, 1)));
+    let (bucket, fs) = (&world.bucket, &world.fs);
+    std::fs::copy(
+        world.path("epochs/00002.json"),
+        world.path("epochs/00003.json"),
+    )
+    .unwrap();
+    assert_eq!(epochs(bucket, fs).unwrap_err().kind(), ErrorKind::Damage);
+    std::fs::copy(
+        world.path("epochs/00002.base.json"),
+        world.path("epochs/00003.base.json"),
+    )
+    .unwrap();
+    assert_eq!(
+        epoch_base(bucket, fs, Epoch(3)).unwrap_err().kind(),
+        ErrorKind::Damage
+    );
+    assert_eq!(epoch_base(bucket, fs, Epoch(4)).unwrap(), None);
+    world.damage("epochs/00002.base.json", "\"epoch\": 1", "\"epoch\": 2");
+    assert_eq!(
+        epoch_base(bucket, fs, Epoch(2)).unwrap_err().kind(),
+        ErrorKind::Damage
+    );
+}
+
+#[test]
+fn snapshots_are_found_by_number_name_and_latest() {
+    let world = World::new();
+    let empty = world.find("latest").unwrap_err();
+    assert_eq!(empty.kind(), ErrorKind::NotFound);
+    assert!(empty.hint_text().unwrap().contains("snapshot create"));
+    assert_eq!(world.latest(), None);
+    world.promote(1, None);
+    for (number, name) in [(1, Some("first")), (2, None), (10, Some("tenth"))] {
+        world.publish(number, 1, name);
+    }
+    assert_eq!(world.current(), [(1, 1), (2, 1), (10, 1)]);
+    assert_eq!(world.latest(), Some((10, 1)));
+    for (text, expected) in [("latest", 10), ("2", 2), ("first", 1), ("tenth", 10)] {
+        assert_eq!(world.find(text).unwrap(), (expected, 1), "{text}");
+    }
+    for text in ["3", "nope"] {
+        let error = world.find(text).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(
+            error.hint_text().unwrap().contains("the latest is 10"),
+            "{error:?}"
+        );
+    }
+    let gone = load_manifest(&world.bucket, &world.fs, SnapshotNumber(3), Epoch(1)).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn what_a_superseded_master_published_beyond_the_base_is_diverged() {
+    let world = World::new();
+    world.promote(1, None);
+    for number in 1..=5 {
+        world.publish(number, 1, (number == 5).then_some("late"));
+    }
+    world.promote(2, Some((3, 1)));
+    assert_eq!(world.latest(), Some((3, 1)));
+    world.publish(4, 2, None);
+    assert_eq!(world.current(), [(1, 1), (2, 1), (3, 1), (4, 2)]);
+    assert_eq!(world.diverged(), [(4, 1), (5, 1)]);
+    assert_eq!(world.latest(), Some((4, 2)));
+    assert_eq!(world.find("4").unwrap(), (4, 2));
+    let error = world.find("5").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("diverged"), "{error}");
+    assert_eq!(world.find("late").unwrap_err().kind(), ErrorKind::NotFound);
+    // Kept: who asks for it by number and epoch gets it.
+    let kept = load_manifest(&world.bucket, &world.fs, SnapshotNumber(5), Epoch(1)).unwrap();
+    assert_eq!(kept.name.as_deref(), Some("late"));
+    // Epoch 3 starts from before epoch 2: nothing of epoch 2 counts any more.
+    world.promote(3, Some((3, 1)));
+    world.publish(5, 3, None);
+    assert_eq!(world.current(), [(1, 1), (2, 1), (3, 1), (5, 3)]);
+    assert_eq!(world.diverged(), [(4, 1), (4, 2), (5, 1)]);
+    // And epoch 4 from nothing.
+    world.promote(4, None);
+    assert_eq!((world.current(), world.latest()), (Vec::new(), None));
+}
+
+#[test]
+fn a_promotion_under_way_leaves_the_lineage_of_the_epoch_before() {
+    let world = World::new();
+    claim_epoch(&world.bucket, &world.fs, &world.claim(1, "n1")).unwrap();
+    world.publish(1, 1, None);
+    claim_epoch(&world.bucket, &world.fs, &world.claim(2, "n2")).unwrap();
+    claim_epoch(&world.bucket, &world.fs, &world.claim(3, "n3")).unwrap();
+    world.publish(2, 1, None);
+    assert_eq!(world.current(), [(1, 1), (2, 1)]);
+    assert_eq!(world.diverged(), []);
+}
+
+#[test]
+fn a_lost_base_or_claim_does_not_bring_an_old_lineage_back() {
+    let world = World::new();
+    world.promote(1, None);
+    world.publish(1, 1, None);
+    world.publish(2, 1, None);
+    world.promote(2, Some((1, 1)));
+    world.publish(2, 2, None);
+    world.promote(3, Some((2, 2)));
+    world.publish(3, 3, None);
+    assert_eq!(world.current(), [(1, 1), (2, 2), (3, 3)]);
+    for lost in [
+        "epochs/00003.base.json",
+        "epochs/00003.json",
+        "epochs/00002.base.json",
+        "epochs/00001.json",
+    ] {
+        let bytes = std::fs::read(world.path(lost)).unwrap();
+        std::fs::remove_file(world.path(lost)).unwrap();
+        for result in [
+            latest_manifest(&world.bucket, &world.fs).map(drop),
+            manifests(&world.bucket, &world.fs).map(drop),
+            all_manifests(&world.bucket, &world.fs).map(drop),
+        ] {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Damage, "{lost}");
+        }
+        std::fs::write(world.path(lost), bytes).unwrap();
+    }
+    assert_eq!(world.latest(), Some((3, 3)));
+}
+
+#[test]
+fn a_damaged_manifest_does_not_hide_the_others() {
+    let world = World::new();
+    world.promote(1, None);
+    for (number, name) in [(1, "one"), (2, "two"), (3, "three")] {
+        world.publish(number, 1, Some(name));
+    }
+    world.damage(&manifest_key(2, 1), "\"number\"", "\"numbex\"");
+    assert_eq!(world.find("one").unwrap(), (1, 1));
+    assert_eq!(world.find("1").unwrap(), (1, 1));
+    assert_eq!(world.latest(), Some((3, 1)));
+    assert_eq!(world.find("2").unwrap_err().kind(), ErrorKind::Damage);
+    // It may be the one of that name: "not found" would be a guess.
+    assert_eq!(world.find("two").unwrap_err().kind(), ErrorKind::Damage);
+    let listed = all_manifests(&world.bucket, &world.fs).unwrap();
+    let readable: Vec<bool> = listed.iter().map(|m| m.manifest.is_ok()).collect();
+    assert_eq!(readable, [true, false, true]);
+    assert_eq!(
+        manifests(&world.bucket, &world.fs).unwrap_err().kind(),
+        ErrorKind::Damage
+    );
+    // The latest being damaged is an error, not a reason to take an older one.
+    world.damage(&manifest_key(3, 1), "{", "[");
+    assert_eq!(world.find("latest").unwrap_err().kind(), ErrorKind::Damage);
+}
+
+#[test]
+fn a_manifest_of_a_newer_format_is_refused_by_name() {
+    let world = World::new();
+    world.promote(1, None);
+    world.publish(1, 1, None);
+    world.publish(2, 1, None);
+    world.damage(&manifest_key(2, 1), "\"format\": 1", "\"format\": 2");
+    for selector in ["latest", "2"] {
+        let error = world.find(selector).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FormatTooNew);
+        assert!(
+            error.to_string().contains("m/0000000002-e1.json"),
+            "{error}"
+        );
+    }
+    assert_eq!(world.find("1").unwrap(), (1, 1));
+}
+
+#[test]
+fn a_manifest_under_a_wrong_name_is_damage_and_odd_names_are_none() {
+    let world = World::new();
+    world.promote(1, None);
+    world.publish(1, 1, None);
+    let from = world.path(&manifest_key(1, 1));
+    std::fs::copy(&from, world.path("m/2-e1.json")).unwrap();
+    std::fs::copy(&from, world.path("m/0000000002-e01.json")).unwrap();
+    assert_eq!(world.current(), [(1, 1)]);
+    std::fs::copy(&from, world.path(&manifest_key(2, 1))).unwrap();
+    assert_eq!(world.find("2").unwrap_err().kind(), ErrorKind::Damage);
+}
+
+#[test]
+fn an_object_is_read_exactly_or_not_at_all() {
+    let world = World::new();
+    let bytes = b"the bytes of a layer".to_vec();
+    let object = ObjectRef {
+        key: "s/0000000001-e1-0123/layer.sqlite.zst".to_owned(),
+        size: bytes.len() as u64,
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+    };
+    let read = || read_object(&world.bucket, &world.fs, &object);
+    let missing = read().unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert!(missing.to_string().contains(&object.key), "{missing}");
+    let key = keys::absolute(&world.fs, &object.key).unwrap();
+    world.bucket.create(&key, Body::Bytes(&bytes)).unwrap();
+    assert_eq!(read().unwrap(), bytes);
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        std::fs::write(world.path(&object.key), flipped).unwrap();
+        let error = read().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damage);
+        assert!(error.to_string().contains(&object.key), "{error}");
+    }
+    std::fs::write(world.path(&object.key), &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(read().unwrap_err().kind(), ErrorKind::Damage);
+    let escape = ObjectRef {
+        key: "../other.config".to_owned(),
+        ..object.clone()
+    };
+    let error = read_object(&world.bucket, &world.fs, &escape).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damage);
+}
+
+#[test]
+fn an_unreachable_bucket_is_not_an_empty_one() {
+    let World {
+        dir, bucket, fs, ..
+    } = World::new();
+    let away = dir.path().with_extension("away");
+    std::fs::rename(dir.path(), &away).unwrap();
+    let kinds = [
+        list_fs(&bucket).unwrap_err().kind(),
+        find_fs(&bucket, "home").unwrap_err().kind(),
+        epochs(&bucket, &fs).unwrap_err().kind(),
+        latest_manifest(&bucket, &fs).unwrap_err().kind(),
+        all_manifests(&bucket, &fs).unwrap_err().kind(),
+    ];
+    std::fs::rename(&away, dir.path()).unwrap();
+    assert_eq!(kinds, [ErrorKind::BucketUnreachable; 5]);
+}

@@ -1,0 +1,44 @@
+//! The one way CBFS replaces or creates a small file durably.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Replace `path` by `contents`: temporary file in the same directory, fsync, rename, fsync of
+/// the directory. After it returns `Ok` the new contents survive power loss; after a crash before
+/// that the file is whole, old or new; a stray `.tmp…` file may stay.
+pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let dir = parent(path)?;
+    let mut temporary = tempfile::Builder::new().prefix(".tmp").tempfile_in(dir)?;
+    temporary.write_all(contents)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|e| e.error)?;
+    sync_dir(dir)
+}
+
+/// fsync a directory, so that entries created, renamed or removed in it survive power loss.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Create `dir` and its missing parents, durably.
+pub fn create_dir_all(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let up = parent(dir)?;
+    create_dir_all(up)?;
+    match fs::create_dir(dir) {
+        Ok(()) => sync_dir(up),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn parent(path: &Path) -> io::Result<&Path> {
+    match path.parent() {
+        Some(p) if p.as_os_str().is_empty() => Ok(Path::new(".")),
+        Some(p) => Ok(p),
+        None => Err(io::Error::new(io::ErrorKind::InvalidInput, "a path without a parent")),
+    }
+}

@@ -1,0 +1,60 @@
+//! Names of all objects. Relative keys are below the file system's prefix `<tag>-<uuid>/`.
+
+use crate::bucket::{BucketResult, Key};
+use crate::handle::Handle;
+use crate::ids::{Epoch, SnapshotNumber};
+
+/// The config object `<tag>-<uuid>.config`.
+pub fn config(fs: &Handle) -> BucketResult<Key> {
+    Key::new(format!("{fs}.config"))
+}
+
+/// The full key of a relative one.
+pub fn absolute(fs: &Handle, relative: &str) -> BucketResult<Key> {
+    Key::new(format!("{fs}/{relative}"))
+}
+
+/// `epochs/<epoch>.json`.
+pub fn epoch_claim(epoch: Epoch) -> String {
+    format!("epochs/{:05}.json", epoch.0)
+}
+
+/// `epochs/<epoch>.base.json`.
+pub fn epoch_base(epoch: Epoch) -> String {
+    format!("epochs/{:05}.base.json", epoch.0)
+}
+
+/// `m/<number>-e<epoch>.json`.
+pub fn manifest(number: SnapshotNumber, epoch: Epoch) -> String {
+    format!("m/{:010}-e{}.json", number.0, epoch.0)
+}
+
+/// The inverse of [`manifest`]; `None` for any other key.
+pub fn parse_manifest(relative: &str) -> Option<(SnapshotNumber, Epoch)> {
+    let (number, epoch) = relative.strip_prefix("m/")?.strip_suffix(".json")?.split_once("-e")?;
+    Some((SnapshotNumber(number.parse().ok()?), Epoch(epoch.parse().ok()?)))
+}
+
+/// The folder of one attempt at a snapshot: `s/<number>-e<epoch>-<attempt>/`.
+pub fn attempt_prefix(number: SnapshotNumber, epoch: Epoch, attempt: &str) -> String {
+    format!("s/{:010}-e{}-{attempt}/", number.0, epoch.0)
+}
+
+/// A tarball within the attempt's folder; 0 is the metadata tarball.
+pub fn tarball(index: u32) -> String {
+    format!("{index:04}.tar.zst")
+}
+
+/// The TOC within the attempt's folder.
+pub const TOC: &str = "toc.sqlite.zst";
+/// The layer within the attempt's folder.
+pub const LAYER: &str = "layer.sqlite.zst";
+/// The change log within the attempt's folder.
+pub const LOG: &str = "log.jsonl.zst";
+/// The status log within the attempt's folder.
+pub const STATUS: &str = "status.jsonl";
+
+/// `nodes/<node>.json`.
+pub fn node(node: &str) -> String {
+    format!("nodes/{node}.json")
+}

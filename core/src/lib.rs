@@ -1,0 +1,23 @@
+//! What every part of CBFS agrees on: identifiers, attributes, on-bucket formats, the bucket
+//! trait, the layer trait, the daemon's API types and the error type. No policy lives here, no
+//! thread is started here, and nothing here knows FUSE or the command line.
+
+pub mod api;
+pub mod bucket;
+pub mod catalog;
+pub mod clock;
+pub mod durable_file;
+pub mod environment;
+pub mod error;
+pub mod format;
+pub mod frames;
+pub mod handle;
+pub mod ids;
+pub mod inode;
+pub mod layers;
+pub mod names;
+pub mod snapshot;
+pub mod tarball;
+pub mod toc;
+
+pub use error::{Error, ErrorKind, Result};
