@@ -308,6 +308,7 @@ plan_changes='
         if ($3 == "patch") {
             i = ++patch_count[$2]; patch_at[$2, i] = $5; patch_size[$2, i] = $6
         } else if ($3 == "hardlink") linked["./" decode($7)] = $2
+        else if ($3 == "directory" && ($2 in existed)) again[$2] = 1
         else { whole[$2] = 1; first_path[$2] = "./" decode($7) }
         next
     }
@@ -443,13 +444,43 @@ plan_changes='
             }
         }
 
+        # tar may link to any of these names.
+        further_names(0)
         unpack()
         emit("attributes " q(folder "/0000.tar.zst"))
 
-        # Further names.
-        for (ino in whole) if (!(ino in touched)) { touched[ino] = 1; todo[++todo_count] = ino }
+        further_names(1)
+
+        # cp sets special mode bits but never takes them off: do that first, by mode.
+        for (i = 1; i <= rows; i++) {
+            ino = order[i]; k = kind_of(ino)
+            if (!(ino in row) || (ino in whole) || (ino in again)) continue
+            if (!(ino in names || ino == root)) continue
+            if (k != "file" && k != "directory") continue
+            split(row[ino], part, FS)
+            n = ++mode_count[part[1]]; modes[part[1], n] = ino
+        }
+        for (k in mode_count) for (n = 1; n <= mode_count[k]; n++)
+            batch("chmod " octal(k) " --", inode_path(modes[k, n]))
+        split("", modes); split("", mode_count)
+
+        # Contents and attributes.
+        for (i = 1; i <= rows; i++) {
+            ino = order[i]
+            if (ino in row && (ino in names || ino == root)) update(ino)
+        }
+        for (ino in row) if ((ino in acl)) acl_on_disk[ino] = 1
+        for (ino in gone) if (!(ino in names)) forget_inode(ino)
+        for (i = 1; i <= todo_count; i++) if (!(todo[i] in names)) forget_inode(todo[i])
+        clear()
+    }
+    # Hard links: before unpacking of what tar does not unpack, after it of what it does.
+    function further_names(unpacked,   i, j, n, ino, part, first, path) {
+        if (unpacked)
+            for (ino in whole) if (!(ino in touched)) { touched[ino] = 1; todo[++todo_count] = ino }
         for (i = 1; i <= todo_count; i++) {
             ino = todo[i]
+            if (unpacked ? !(ino in whole) : (ino in whole)) continue
             if (!(ino in names) || kind_of(ino) == "directory" || kind_of(ino) == "socket") continue
             n = split(names[ino], part, "//")
             if (ino in first_path) {
@@ -471,28 +502,6 @@ plan_changes='
                 emit("ln -fT -- " q(first) " " q(path))
             }
         }
-
-        # cp sets special mode bits but never takes them off: do that first, by mode.
-        for (i = 1; i <= rows; i++) {
-            ino = order[i]; k = kind_of(ino)
-            if (!(ino in row) || (ino in whole) || !(ino in names || ino == root)) continue
-            if (k != "file" && k != "directory") continue
-            split(row[ino], part, FS)
-            n = ++mode_count[part[1]]; modes[part[1], n] = ino
-        }
-        for (k in mode_count) for (n = 1; n <= mode_count[k]; n++)
-            batch("chmod " octal(k) " --", inode_path(modes[k, n]))
-        split("", modes); split("", mode_count)
-
-        # Contents and attributes.
-        for (i = 1; i <= rows; i++) {
-            ino = order[i]
-            if (ino in row && (ino in names || ino == root)) update(ino)
-        }
-        for (ino in row) if ((ino in acl)) acl_on_disk[ino] = 1
-        for (ino in gone) if (!(ino in names)) forget_inode(ino)
-        for (i = 1; i <= todo_count; i++) if (!(todo[i] in names)) forget_inode(todo[i])
-        clear()
     }
     function is_coming(ino, key) {
         return (ino in coming) && index(coming[ino] "//", "//" key "//") > 0
@@ -549,6 +558,7 @@ plan_changes='
             need_setfattr()
             emit("drop_xattr " q(xattr_name[ino, j]) " " q(path))
         }
+        if (ino in again) return # tar has set the rest
         # The member in 0000.tar.zst has it all, but cp would follow a symlink and open a fifo.
         if (k == "file" || k == "directory") {
             emit("if has_attributes " substr(ino, 2) "; then copy_attributes " substr(ino, 2) \
@@ -573,7 +583,8 @@ plan_changes='
         split("", target); split("", xattr_count); split("", xattr_name); split("", xattr_value)
         split("", hole_count); split("", hole_from); split("", hole_to)
         split("", patch_count); split("", patch_at); split("", patch_size); split("", patch_gone)
-        split("", lost_file); split("", linked); split("", whole); split("", first_path)
+        split("", lost_file); split("", linked); split("", whole); split("", again)
+        split("", first_path)
         split("", leaves); split("", leaving); split("", coming)
         split("", touched); split("", todo); todo_count = 0; split("", existed); split("", aside)
         split("", moves); split("", move_count)

@@ -1,9 +1,12 @@
 //! The daemon of CBFS. Data flows down one street: FUSE operation -> instance -> journal and KVS ->
 //! persister -> proxy cache -> uploader -> bucket, and back up for fault-in.
 
+pub mod daemon;
 pub mod data;
 pub mod instance;
 pub mod journal;
 pub mod kvs;
+pub mod manager;
+pub mod server;
 pub mod snapshots;
 pub mod tiering;

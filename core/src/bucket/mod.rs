@@ -7,11 +7,13 @@
 mod error;
 mod file;
 mod key;
+mod lazy;
 mod url;
 
 pub use error::{BucketError, BucketResult};
 pub use file::FileBucket;
 pub use key::Key;
+pub use lazy::LazyBucket;
 pub use url::BucketUrl;
 
 use crate::inode::Timestamp;

@@ -24,7 +24,6 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         // Fails only for the leader of a process group, which a spawned child is not.
         rustix::process::setsid().context(|| "the daemon could not detach".to_owned())?;
     }
-    let _words = std::iter::once(OsString::from("cbfsd")).chain(args.args.iter().cloned());
-    // TODO(lead): `Ok(cbfsd::daemon::main(_words))` once it exists; all else is ready.
-    Err(cbfs_core::Error::failed("this build has no daemon yet").into())
+    let words = std::iter::once(OsString::from("cbfsd")).chain(args.args.iter().cloned());
+    Ok(cbfsd::daemon::main(words))
 }

@@ -1,0 +1,145 @@
+//! The daemon's entry: arguments, log, lock, instances, API, signals.
+
+use crate::manager::Manager;
+use crate::server;
+use cbfs_core::clock::{Clock, System};
+use cbfs_core::environment;
+use cbfs_core::error::{Context, Error, ErrorKind, Result};
+use clap::Parser;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tracing_subscriber::EnvFilter;
+
+/// The CBFS daemon: serves the mounts of this node, takes snapshots, answers `cbfsctl`.
+///
+/// Environment: CBFS_STATE_DIR and CBFS_SOCKET as for cbfsctl; CBFS_LOG filters the log
+/// (info, debug, cbfsd=trace, …); AWS_* for S3 buckets.
+#[derive(Debug, Parser)]
+#[command(name = "cbfsd", version)]
+struct Args {
+    /// State directory.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// API socket.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Log as JSON lines.
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Run the daemon; `words` is the command line with the program's name first. Returns when the daemon
+/// ends: 0 after a shutdown request or SIGTERM, else the exit code of the error.
+pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(words) {
+        Ok(args) => args,
+        Err(e) => {
+            // Where even this cannot be printed there is nobody to tell.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    start_log(args.log_json);
+    if let Err(e) = rustix::thread::set_name(c"cbfsd") {
+        tracing::debug!("the process keeps its name: {e}");
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!(causes = ?e.causes(), hint = e.hint_text(), "{e}");
+            ExitCode::from(e.kind().exit_code())
+        }
+    }
+}
+
+fn start_log(json: bool) {
+    let filter = EnvFilter::try_from_env("CBFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only when a log is set up already (tests run several daemons in one process).
+    let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+}
+
+fn run(args: &Args) -> Result<()> {
+    let state_dir = args.state_dir.clone().unwrap_or_else(environment::state_dir);
+    let socket = args.socket.clone().unwrap_or_else(environment::socket);
+    let _lock = lock(&state_dir)?;
+    // Many backing files are open at once.
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("api")
+        .enable_all()
+        .build()
+        .context(|| "the runtime could not be started".into())?;
+    let clock = Arc::new(System);
+    let started_at = clock.now().to_rfc3339();
+    let manager = Manager::new(&state_dir, clock, Arc::new(System))?;
+    // Mounts first: when the socket answers, they are back.
+    manager.restore()?;
+    let shutdown = Arc::new(Notify::new());
+    let served = runtime.block_on(async {
+        let listener = server::bind(&socket)?;
+        tracing::info!(socket = %socket.display(), state_dir = %state_dir.display(), "ready");
+        let on_signal = Arc::clone(&shutdown);
+        let mut terminate =
+            signal(SignalKind::terminate()).context(|| "no signal handler".into())?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).context(|| "no signal handler".into())?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            on_signal.notify_one();
+        });
+        let serving = server::serve(listener, Arc::clone(&manager), started_at, Arc::clone(&shutdown));
+        serving.await.context(|| "the API server failed".into())
+    });
+    tracing::info!("stopping");
+    manager.close();
+    // Event streams that are still open must not hold the end up.
+    runtime.shutdown_background();
+    if let Err(e) = fs::remove_file(&socket) {
+        tracing::debug!("the socket stays: {e}");
+    }
+    tracing::info!("stopped");
+    served
+}
+
+/// One daemon per state directory.
+fn lock(state_dir: &Path) -> Result<File> {
+    let describe = || format!("the state directory {} cannot be used", state_dir.display());
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .context(describe)
+        .map_err(|e| e.hint("set CBFS_STATE_DIR to a directory you may write"))?;
+    let path = state_dir.join("lock");
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let lock = lock.context(describe)?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let text = format!("another daemon uses the state directory {}", state_dir.display());
+            Err(Error::new(ErrorKind::Conflict, text)
+                .hint("stop it, or give this one another CBFS_STATE_DIR"))
+        }
+        Err(e) => Err(e).context(describe),
+    }
+}
+
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: now.maximum, maximum: now.maximum };
+    if let Err(e) = setrlimit(Resource::Nofile, most) {
+        tracing::debug!("the limit on open files stays: {e}");
+    }
+}

@@ -1,0 +1,339 @@
+//! The instances of this node: opened when the daemon starts, mounted where they were, created by a
+//! mount request, and closed when it ends.
+//!
+//! A master stays open while it is unmounted: its snapshots go on. A slave is nothing but a mount; it
+//! goes with it.
+
+mod config;
+mod mounts;
+
+pub use config::{InstanceConfig, node_id};
+
+use crate::instance::{Instance, MasterParams, Options, SlaveParams};
+use crate::kvs::Counters;
+use crate::snapshots::{ServiceParams, SnapshotService};
+use crate::tiering::proxy::ProxyCache;
+use crate::tiering::snapshot_stack::open_stack;
+use crate::tiering::tier_in::TierIn;
+use cbfs_core::api::{DaemonEvent, InstanceInfo, Role, SnapshotInfo};
+use cbfs_core::bucket::{Bucket, LazyBucket};
+use cbfs_core::clock::{Clock, Ids};
+use cbfs_core::durable_file;
+use cbfs_core::error::{Context, Error, ErrorKind, Result};
+use cbfs_core::format::manifest::Manifest;
+use cbfs_core::handle::{FsSelector, Handle};
+use cbfs_core::snapshot::SnapshotState;
+use cbfs_fuse::Session;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::broadcast;
+
+/// Memory for decompressed sections of a slave, in bytes.
+const SECTION_MEMORY: usize = 64 << 20;
+
+/// Events kept for a slow listener.
+const EVENT_BACKLOG: usize = 1024;
+
+/// An open instance.
+pub struct Open {
+    config: Mutex<InstanceConfig>,
+    dir: PathBuf,
+    instance: Arc<Instance>,
+    snapshots: Option<Arc<SnapshotService>>,
+    session: Mutex<Option<Session>>,
+}
+
+/// All instances of this node.
+pub struct Manager {
+    state_dir: PathBuf,
+    node: String,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+    open: Mutex<BTreeMap<String, Arc<Open>>>,
+    /// One mount, umount or start at a time.
+    changing: Mutex<()>,
+    events: broadcast::Sender<DaemonEvent>,
+    stopping: AtomicBool,
+}
+
+impl Manager {
+    /// The manager of a locked state directory; nothing is open yet.
+    pub fn new(state_dir: &Path, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Arc<Manager>> {
+        let node = node_id(state_dir, &*ids)?;
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        Ok(Arc::new(Manager {
+            state_dir: state_dir.to_owned(),
+            node,
+            clock,
+            ids,
+            open: Mutex::default(),
+            changing: Mutex::default(),
+            events,
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Everything that happens from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<DaemonEvent> {
+        self.events.subscribe()
+    }
+
+    fn instances_dir(&self) -> PathBuf {
+        self.state_dir.join("instances")
+    }
+
+    /// Open all instances and bring back their mounts. One that cannot be opened is told in the
+    /// log and does not keep the others from coming back.
+    pub fn restore(self: &Arc<Self>) -> Result<()> {
+        let _one = self.changing.lock();
+        let dir = self.instances_dir();
+        durable_file::create_dir_all(&dir)
+            .context(|| format!("{} could not be created", dir.display()))?;
+        for entry in fs::read_dir(&dir).context(|| format!("{} could not be read", dir.display()))? {
+            let dir = entry.context(|| "the instances could not be listed".into())?.path();
+            if let Err(e) = self.restore_one(&dir) {
+                tracing::error!(dir = %dir.display(), causes = ?e.causes(), "instance not restored: {e}");
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_one(self: &Arc<Self>, dir: &Path) -> Result<()> {
+        let Some(config) = InstanceConfig::read(dir)? else { return Ok(()) };
+        let mount_point = config.mount_point.clone();
+        let open = self.open_instance(config, None)?;
+        match mount_point {
+            Some(mount_point) => self.attach(&open, &mount_point),
+            None => Ok(()),
+        }
+    }
+
+    /// Open an instance that has a config; of a slave also its manifest, unless it is cached.
+    fn open_instance(
+        self: &Arc<Self>,
+        config: InstanceConfig,
+        manifest: Option<Manifest>,
+    ) -> Result<Arc<Open>> {
+        let dir = self.instances_dir().join(config.id());
+        let options = Options { noatime: config.noatime, ..Options::default() };
+        let open = match config.role {
+            Role::Master => self.open_master(config, &dir, options)?,
+            Role::Slave => self.open_slave(config, &dir, options, manifest)?,
+        };
+        let open = Arc::new(open);
+        self.open.lock().insert(open.instance.id().to_owned(), Arc::clone(&open));
+        Ok(open)
+    }
+
+    fn open_master(
+        self: &Arc<Self>,
+        config: InstanceConfig,
+        dir: &Path,
+        options: Options,
+    ) -> Result<Open> {
+        // A master works without its bucket: it is opened when it is needed.
+        let bucket = Arc::new(LazyBucket::new(config.bucket.clone(), false));
+        let instance = Instance::open_master(MasterParams {
+            id: config.id(),
+            dir: dir.to_owned(),
+            epoch: config.epoch,
+            block_size: config.block_size,
+            options,
+            clock: Arc::clone(&self.clock),
+        })?;
+        let events = self.events.clone();
+        let snapshots = SnapshotService::open(ServiceParams {
+            instance: Arc::clone(&instance),
+            fs: config.fs.clone(),
+            bucket,
+            node: self.node.clone(),
+            clock: Arc::clone(&self.clock),
+            ids: Arc::clone(&self.ids),
+            // Nobody listening is fine.
+            on_change: Arc::new(move |snapshot| {
+                drop(events.send(DaemonEvent::Snapshot { snapshot }));
+            }),
+        })?;
+        instance.start_workers()?;
+        snapshots.start()?;
+        Ok(Open {
+            config: Mutex::new(config),
+            dir: dir.to_owned(),
+            instance,
+            snapshots: Some(snapshots),
+            session: Mutex::default(),
+        })
+    }
+
+    fn open_slave(
+        &self,
+        config: InstanceConfig,
+        dir: &Path,
+        options: Options,
+        manifest: Option<Manifest>,
+    ) -> Result<Open> {
+        let manifest = match manifest {
+            Some(manifest) => manifest,
+            None => {
+                let path = dir.join("manifest.json");
+                let bytes = fs::read(&path)
+                    .context(|| format!("{} could not be read", path.display()))?;
+                cbfs_core::format::parse(&path.display().to_string(), &bytes)?
+            }
+        };
+        let bucket: Arc<dyn Bucket> = Arc::new(LazyBucket::new(config.bucket.clone(), true));
+        let proxy = Arc::new(ProxyCache::open(&dir.join("proxy"))?);
+        let stack = open_stack(&*bucket, &config.fs, &proxy, &manifest, config.block_size)?;
+        let stack = Arc::new(stack);
+        let tier_in =
+            TierIn::new(bucket, config.fs.clone(), proxy, Arc::clone(&stack), SECTION_MEMORY)?;
+        let instance = Instance::open_slave(SlaveParams {
+            id: config.id(),
+            dir: dir.to_owned(),
+            epoch: config.epoch,
+            stack,
+            tier_in: Arc::new(tier_in),
+            counters: Counters {
+                inodes: manifest.totals.inodes,
+                bytes: manifest.totals.logical_bytes,
+            },
+            options,
+            clock: Arc::clone(&self.clock),
+        })?;
+        Ok(Open {
+            config: Mutex::new(config),
+            dir: dir.to_owned(),
+            instance,
+            snapshots: None,
+            session: Mutex::default(),
+        })
+    }
+
+    /// All instances, by id.
+    pub fn instances(&self) -> Vec<InstanceInfo> {
+        let all: Vec<Arc<Open>> = self.open.lock().values().cloned().collect();
+        all.iter().map(|open| open.info()).collect()
+    }
+
+    /// One instance by its id.
+    pub fn instance(&self, id: &str) -> Result<InstanceInfo> {
+        let open = self.open.lock().get(id).cloned();
+        open.map(|o| o.info()).ok_or_else(|| unknown_instance(id))
+    }
+
+    /// The snapshot service of a master by full handle, TAG or UUID prefix.
+    pub fn snapshots_of(&self, fs: &str) -> Result<Arc<SnapshotService>> {
+        let selector: FsSelector = fs.parse()?;
+        let all = self.open.lock();
+        let masters: BTreeMap<Handle, &Arc<SnapshotService>> = all
+            .values()
+            .filter_map(|o| Some((o.config.lock().fs.clone(), o.snapshots.as_ref()?)))
+            .collect();
+        let handles: Vec<Handle> = masters.keys().cloned().collect();
+        let handle = selector.select(&handles).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::NotFound,
+                format!("this node has no master of {fs}"),
+            )
+            .hint("snapshots are taken where the master is: see `cbfsctl instance list`"),
+            _ => e,
+        })?;
+        Ok(Arc::clone(masters[handle]))
+    }
+
+    /// Requests that are not complete or cancelled, of all masters.
+    pub fn open_snapshots(&self) -> Vec<SnapshotInfo> {
+        let services: Vec<_> =
+            self.open.lock().values().filter_map(|o| o.snapshots.clone()).collect();
+        let ended = [SnapshotState::Complete, SnapshotState::Cancelled];
+        let all = services.iter().flat_map(|s| s.list());
+        all.filter(|s| !ended.contains(&s.state)).collect()
+    }
+
+    /// End everything: mounts go (and come back with the next daemon), rows are written out.
+    pub fn close(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let _one = self.changing.lock();
+        let all: Vec<Arc<Open>> = std::mem::take(&mut *self.open.lock()).into_values().collect();
+        for open in all {
+            if let Some(snapshots) = &open.snapshots {
+                snapshots.stop();
+            }
+            let session = open.session.lock().take();
+            if let Some(session) = session
+                && let Err(e) = session.unmount(false).or_else(|_| session.unmount(true))
+            {
+                tracing::error!(instance = open.instance.id(), "the mount could not be ended: {e}");
+            }
+            if let Err(e) = open.instance.close() {
+                tracing::error!(instance = open.instance.id(), causes = ?e.causes(), "{e}");
+            }
+        }
+    }
+
+    fn tell(&self, open: &Open) {
+        drop(self.events.send(DaemonEvent::Instance { instance: open.info() }));
+    }
+}
+
+impl Open {
+    /// What the API tells of it.
+    fn info(&self) -> InstanceInfo {
+        let config = self.config.lock().clone();
+        let mounted = self.session.lock().as_ref().map(|s| s.mount_point().to_owned());
+        let (health, problems) = self.instance.health();
+        let (xid, counters, dirty_bytes, cut) = {
+            let tables = self.instance.kvs().tables();
+            (tables.xid, tables.counters, tables.dirty_bytes(), tables.last_cut)
+        };
+        let last = self.snapshots.as_ref().and_then(|s| s.last_complete());
+        let published = last.as_ref().map_or(cut, |m| m.xid.to);
+        InstanceInfo {
+            id: self.instance.id().to_owned(),
+            fs: config.fs,
+            bucket: config.bucket.to_string(),
+            role: config.role,
+            epoch: config.epoch,
+            snapshot: config.snapshot,
+            mount_point: mounted,
+            health,
+            problems,
+            xid,
+            durable_xid: self.instance.synced_xid(),
+            last_snapshot: last.map(|m| m.number),
+            unpublished: xid.0.saturating_sub(published.0),
+            inodes: counters.inodes,
+            local_bytes: local_bytes(&self.dir),
+            dirty_bytes: dirty_bytes as u64,
+        }
+    }
+}
+
+/// Bytes on disk of the parts of a state directory that grow, large files left to statfs.
+fn local_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let of = |sub: &str| -> u64 {
+        let Ok(entries) = fs::read_dir(dir.join(sub)) else { return 0 };
+        entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.blocks() * 512).sum()
+    };
+    of("kvs") + of("journal")
+}
+
+fn unknown_instance(id: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("this node has no instance {id}"))
+        .hint("see `cbfsctl instance list`")
+}

@@ -1,0 +1,379 @@
+//! Mounting and unmounting.
+
+use super::config::{InstanceConfig, host_name};
+use super::{Manager, Open};
+use cbfs_core::api::{InstanceInfo, MountRequest, Role, UmountRequest};
+use cbfs_core::bucket::{self, Bucket, BucketUrl};
+use cbfs_core::catalog;
+use cbfs_core::durable_file;
+use cbfs_core::error::{Context, Error, ErrorKind, Result};
+use cbfs_core::format::epoch::EpochClaim;
+use cbfs_core::format::manifest::Manifest;
+use cbfs_core::handle::{FsSelector, Handle, SnapshotSelector};
+use cbfs_core::ids::Epoch;
+use cbfs_fuse::{MountOptions, Session};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl Manager {
+    /// Mount a file system (creating its master here if there is none) or a snapshot.
+    pub fn mount(self: &Arc<Self>, request: &MountRequest) -> Result<InstanceInfo> {
+        let _one = self.changing.lock();
+        let mount_point = check_mount_point(&request.mount_point, request.non_empty)?;
+        let open = match request.role {
+            Role::Master => {
+                if request.snapshot.is_some() {
+                    return Err(Error::new(
+                        ErrorKind::Usage,
+                        "a snapshot can only be mounted as a slave",
+                    )
+                    .hint("add --slave"));
+                }
+                self.master_for(request)?
+            }
+            Role::Slave => self.slave_for(request)?,
+        };
+        if let Err(e) = self.attach(&open, &mount_point) {
+            if request.role == Role::Slave {
+                self.discard_slave(&open)?;
+            }
+            return Err(e);
+        }
+        let stored = {
+            let mut config = open.config.lock();
+            config.mount_point = Some(mount_point);
+            config.noatime = request.noatime;
+            config.store(&open.dir)
+        };
+        stored?;
+        Ok(open.info())
+    }
+
+    fn master_for(self: &Arc<Self>, request: &MountRequest) -> Result<Arc<Open>> {
+        let selector: FsSelector = request.fs.parse()?;
+        let known: Vec<(Handle, Arc<Open>)> = {
+            let all = self.open.lock();
+            let masters = all.values().filter(|o| o.config.lock().role == Role::Master);
+            masters.map(|o| (o.config.lock().fs.clone(), Arc::clone(o))).collect()
+        };
+        let matching: Vec<_> = known.into_iter().filter(|(h, _)| selector.matches(h)).collect();
+        if let [(_, open)] = matching.as_slice() {
+            if let Some(session) = &*open.session.lock() {
+                let text = format!(
+                    "{} is mounted already, at {}",
+                    open.instance.id(),
+                    session.mount_point().display()
+                );
+                return Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"));
+            }
+            return Ok(Arc::clone(open));
+        }
+        let (bucket, url) = self.bucket_for(request, false)?;
+        let fs = catalog::find_fs(&*bucket, &request.fs)?;
+        let config = catalog::load_config(&*bucket, &fs)?;
+        let config = InstanceConfig {
+            fs,
+            bucket: url,
+            role: Role::Master,
+            epoch: Epoch(1),
+            snapshot: None,
+            block_size: config.block_size,
+            nonce: Some(self.ids.uuid().simple().to_string()),
+            mount_point: None,
+            noatime: request.noatime,
+        };
+        let config = self.claim_first_epoch(&*bucket, config)?;
+        self.open_instance(config, None)
+    }
+
+    /// Become the first master. The nonce is stored before the claim is made: a claim whose answer
+    /// was lost is recognised as ours.
+    fn claim_first_epoch(&self, bucket: &dyn Bucket, config: InstanceConfig) -> Result<InstanceConfig> {
+        let dir = self.instances_dir().join(config.id());
+        // Left by an earlier try that died between storing and claiming.
+        let config = InstanceConfig::read(&dir)?.unwrap_or(config);
+        if let Some(claim) = catalog::current_epoch(bucket, &config.fs)?
+            && config.nonce.as_ref() != Some(&claim.nonce)
+        {
+            return Err(other_master(&config.fs, &claim));
+        }
+        config.store(&dir)?;
+        let claim = EpochClaim::new(
+            config.fs.clone(),
+            config.epoch,
+            self.node.clone(),
+            host_name(),
+            config.nonce.clone().unwrap_or_default(),
+            self.clock.now().to_rfc3339(),
+        );
+        let claimed = catalog::claim_epoch(bucket, &config.fs, &claim);
+        if let Err(e) = &claimed
+            && e.kind() == ErrorKind::Conflict
+        {
+            fs::remove_dir_all(&dir).context(|| format!("{} stays", dir.display()))?;
+        }
+        claimed.map_err(|e| match e.kind() {
+            ErrorKind::Conflict => e.hint(SLAVE_OR_PROMOTE),
+            _ => e,
+        })?;
+        Ok(config)
+    }
+
+    fn slave_for(self: &Arc<Self>, request: &MountRequest) -> Result<Arc<Open>> {
+        let (bucket, url) = self.bucket_for(request, true)?;
+        let fs = catalog::find_fs(&*bucket, &request.fs)?;
+        let selector = match &request.snapshot {
+            Some(text) => text.parse()?,
+            None => SnapshotSelector::Latest,
+        };
+        let fs_config = catalog::load_config(&*bucket, &fs)?;
+        let manifest = catalog::find_snapshot(&*bucket, &fs, &selector)?;
+        let config = InstanceConfig {
+            fs,
+            bucket: url,
+            role: Role::Slave,
+            epoch: manifest.epoch,
+            snapshot: Some(manifest.number),
+            block_size: fs_config.block_size,
+            nonce: None,
+            mount_point: None,
+            noatime: request.noatime,
+        };
+        let id = config.id();
+        if let Some(open) = self.open.lock().get(&id) {
+            let at = open.session.lock().as_ref().map(|s| s.mount_point().display().to_string());
+            let text = format!("{id} is mounted already, at {}", at.unwrap_or_default());
+            return Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"));
+        }
+        let dir = self.instances_dir().join(&id);
+        store_manifest(&dir, &manifest)?;
+        self.open_instance(config, Some(manifest))
+    }
+
+    /// The bucket a request names, or that of an instance of the same file system here.
+    fn bucket_for(
+        &self,
+        request: &MountRequest,
+        read_only: bool,
+    ) -> Result<(Arc<dyn Bucket>, BucketUrl)> {
+        let url: BucketUrl = match &request.bucket {
+            Some(url) => url.parse().map_err(Error::from)?,
+            None => {
+                let selector: FsSelector = request.fs.parse()?;
+                let all = self.open.lock();
+                let known = all.values().map(|o| o.config.lock().clone());
+                let found = known.into_iter().find(|c| selector.matches(&c.fs)).map(|c| c.bucket);
+                found.ok_or_else(|| {
+                    let text = format!("this node does not know {}", request.fs);
+                    Error::new(ErrorKind::NotFound, text)
+                        .hint("say where it lives: --bucket URL, or CBFS_BUCKET")
+                })?
+            }
+        };
+        Ok((bucket::open(&url, read_only)?, url))
+    }
+
+    /// Mount an open instance.
+    pub(super) fn attach(self: &Arc<Self>, open: &Arc<Open>, mount_point: &Path) -> Result<()> {
+        let describe = || format!("{} could not be mounted at {}", open.instance.id(), mount_point.display());
+        if cbfs_fuse::is_stale(mount_point) {
+            cbfs_fuse::detach_stale(mount_point).context(describe)?;
+        }
+        let clock = Arc::clone(&self.clock);
+        let options = MountOptions {
+            source: format!("cbfs:{}", open.instance.id()),
+            noatime: open.config.lock().noatime,
+            clock: Arc::new(move || clock.now().0),
+            ..MountOptions::default()
+        };
+        let instance = Arc::clone(&open.instance);
+        let session = Session::mount(instance, mount_point, &options).map_err(|e| {
+            let hint = match e.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                    "is FUSE available? try `apt-get install fuse3`, `modprobe fuse`; \
+                     a container needs --device /dev/fuse --cap-add SYS_ADMIN"
+                }
+                _ => "see the daemon's log",
+            };
+            Error::failed(describe()).because(e).hint(hint)
+        })?;
+        let mounted = session.mount_point().to_owned();
+        if let Some(snapshots) = &open.snapshots {
+            snapshots.set_mount_point(Some(mounted));
+        }
+        let (manager, ended) = (Arc::downgrade(self), Arc::downgrade(open));
+        session.on_end(move || {
+            if let (Some(manager), Some(open)) = (manager.upgrade(), ended.upgrade()) {
+                manager.detached(&open);
+            }
+        });
+        *open.session.lock() = Some(session);
+        self.tell(open);
+        Ok(())
+    }
+
+    /// The mount is gone: by a request, or because somebody ran umount(8). When the daemon stops, it
+    /// is to come back.
+    fn detached(&self, open: &Arc<Open>) {
+        if self.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let ended = {
+            let mut session = open.session.lock();
+            match &*session {
+                Some(s) if s.has_ended() => session.take(),
+                _ => None,
+            }
+        };
+        if ended.is_none() {
+            return;
+        }
+        drop(ended);
+        if let Err(e) = self.settle_after_umount(open) {
+            tracing::error!(instance = open.instance.id(), causes = ?e.causes(), "{e}");
+        }
+    }
+
+    fn settle_after_umount(&self, open: &Arc<Open>) -> Result<()> {
+        if let Some(snapshots) = &open.snapshots {
+            snapshots.set_mount_point(None);
+        }
+        if open.config.lock().role == Role::Slave {
+            self.discard_slave(open)?;
+        } else {
+            {
+                let mut config = open.config.lock();
+                config.mount_point = None;
+                config.store(&open.dir)?;
+            }
+            open.instance.sync_everything()?;
+        }
+        self.tell(open);
+        Ok(())
+    }
+
+    /// A slave is nothing but its mount: its caches go with it.
+    fn discard_slave(&self, open: &Arc<Open>) -> Result<()> {
+        self.open.lock().remove(open.instance.id());
+        open.instance.close()?;
+        match fs::remove_dir_all(&open.dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("{} could not be removed", open.dir.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Unmount by mount point, instance id or file system.
+    pub fn umount(self: &Arc<Self>, request: &UmountRequest) -> Result<InstanceInfo> {
+        let _one = self.changing.lock();
+        let open = self.find_mounted(&request.target)?;
+        let Some(session) = open.session.lock().take() else {
+            return Err(not_mounted(&request.target));
+        };
+        if let Err(e) = session.unmount(request.lazy) {
+            let mount_point = session.mount_point().display().to_string();
+            *open.session.lock() = Some(session);
+            let text = format!("{mount_point} could not be unmounted");
+            return Err(if e.kind() == io::ErrorKind::ResourceBusy {
+                Error::new(ErrorKind::Conflict, text)
+                    .because(e)
+                    .hint("files are open in it (see `fuser -vm DIR`); or detach it with --lazy")
+            } else {
+                Error::failed(text).because(e)
+            });
+        }
+        drop(session);
+        self.settle_after_umount(&open)?;
+        Ok(open.info())
+    }
+
+    fn find_mounted(&self, target: &str) -> Result<Arc<Open>> {
+        let all: Vec<Arc<Open>> = self.open.lock().values().cloned().collect();
+        let mounted: Vec<Arc<Open>> =
+            all.into_iter().filter(|o| o.session.lock().is_some()).collect();
+        let path = PathBuf::from(target);
+        let exact = mounted.iter().find(|o| {
+            let at = o.session.lock().as_ref().map(|s| s.mount_point().to_owned());
+            at == Some(path.clone()) || o.instance.id() == target
+        });
+        if let Some(open) = exact {
+            return Ok(Arc::clone(open));
+        }
+        let Ok(selector) = target.parse::<FsSelector>() else { return Err(not_mounted(target)) };
+        let of_fs: Vec<&Arc<Open>> =
+            mounted.iter().filter(|o| selector.matches(&o.config.lock().fs)).collect();
+        match of_fs.as_slice() {
+            [] => Err(not_mounted(target)),
+            [one] => Ok(Arc::clone(one)),
+            several => {
+                let ids: Vec<&str> = several.iter().map(|o| o.instance.id()).collect();
+                let text = format!("{target} has several mounts: {}", ids.join(", "));
+                Err(Error::new(ErrorKind::Conflict, text).hint("name the mount point"))
+            }
+        }
+    }
+}
+
+const SLAVE_OR_PROMOTE: &str =
+    "mount a snapshot of it with --slave; taking over from a lost master is `cbfsctl epoch promote`";
+
+fn other_master(fs: &Handle, claim: &EpochClaim) -> Error {
+    let text = format!(
+        "{fs} has a master: node {} ({}), epoch {} since {}",
+        claim.node, claim.host, claim.epoch, claim.claimed_at
+    );
+    Error::new(ErrorKind::Conflict, text).hint(SLAVE_OR_PROMOTE)
+}
+
+fn not_mounted(target: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("nothing of CBFS is mounted as {target}"))
+        .hint("see `cbfsctl instance list`")
+}
+
+fn store_manifest(dir: &Path, manifest: &Manifest) -> Result<()> {
+    let path = dir.join("manifest.json");
+    let bytes = cbfs_core::format::to_json(manifest)?;
+    durable_file::create_dir_all(dir)
+        .and_then(|()| durable_file::replace(&path, &bytes))
+        .context(|| format!("{} could not be written", path.display()))
+}
+
+/// A directory that is there, is no mount point and is empty.
+fn check_mount_point(path: &Path, non_empty: bool) -> Result<PathBuf> {
+    if !path.is_absolute() {
+        let text = format!("the mount point {} is not absolute", path.display());
+        return Err(Error::new(ErrorKind::Usage, text));
+    }
+    if cbfs_fuse::is_stale(path) {
+        cbfs_fuse::detach_stale(path)
+            .context(|| format!("the dead mount at {} could not be detached", path.display()))?;
+    }
+    let describe = || format!("the mount point {} cannot be used", path.display());
+    let real = match path.canonicalize() {
+        Ok(real) => real,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::new(ErrorKind::NotFound, describe())
+                .because(e)
+                .hint(format!("create it: mkdir -p {}", path.display())));
+        }
+        Err(e) => return Err(Error::failed(describe()).because(e)),
+    };
+    if !real.is_dir() {
+        return Err(Error::new(ErrorKind::Usage, format!("{} is no directory", path.display())));
+    }
+    if cbfs_fuse::is_mount_point(&real).context(describe)? {
+        let text = format!("something is mounted at {} already", path.display());
+        return Err(Error::new(ErrorKind::Conflict, text).hint("umount it, or use another directory"));
+    }
+    let mut entries = fs::read_dir(&real).context(describe)?;
+    if !non_empty && entries.next().is_some() {
+        let text = format!("the mount point {} is not empty", path.display());
+        return Err(Error::new(ErrorKind::Conflict, text)
+            .hint("what is in it would be hidden; use another directory, or --non-empty"));
+    }
+    Ok(real)
+}

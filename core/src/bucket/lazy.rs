@@ -1,0 +1,75 @@
+//! A bucket that is opened when it is first needed: a daemon starts, and its mounts come back, while
+//! the bucket is down.
+
+use super::{Body, Bucket, BucketError, BucketResult, BucketUrl, Key, ObjectInfo};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Opens the bucket at the first request, and anew after it could not be reached.
+#[derive(Debug)]
+pub struct LazyBucket {
+    url: BucketUrl,
+    read_only: bool,
+    open: Mutex<Option<Arc<dyn Bucket>>>,
+}
+
+impl LazyBucket {
+    /// A bucket at `url`; nothing is asked of it yet.
+    pub fn new(url: BucketUrl, read_only: bool) -> LazyBucket {
+        LazyBucket { url, read_only, open: Mutex::default() }
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(&dyn Bucket) -> BucketResult<T>) -> BucketResult<T> {
+        let bucket = {
+            let mut open = self.open.lock();
+            match &*open {
+                Some(bucket) => Arc::clone(bucket),
+                None => Arc::clone(open.insert(super::open(&self.url, self.read_only)?)),
+            }
+        };
+        let answer = request(&*bucket);
+        if let Err(BucketError::Unreachable { .. }) = &answer {
+            // What comes back may be another directory or server under the same name.
+            *self.open.lock() = None;
+        }
+        answer
+    }
+}
+
+impl Bucket for LazyBucket {
+    fn url(&self) -> &BucketUrl {
+        &self.url
+    }
+
+    fn create(&self, key: &Key, body: Body<'_>) -> BucketResult<()> {
+        self.ask(|b| b.create(key, body))
+    }
+
+    fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()> {
+        self.ask(|b| b.replace(key, body))
+    }
+
+    fn get(&self, key: &Key) -> BucketResult<Vec<u8>> {
+        self.ask(|b| b.get(key))
+    }
+
+    fn get_range(&self, key: &Key, offset: u64, len: u64) -> BucketResult<Vec<u8>> {
+        self.ask(|b| b.get_range(key, offset, len))
+    }
+
+    fn head(&self, key: &Key) -> BucketResult<Option<ObjectInfo>> {
+        self.ask(|b| b.head(key))
+    }
+
+    fn list(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>> {
+        self.ask(|b| b.list(prefix))
+    }
+
+    fn list_dir(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>> {
+        self.ask(|b| b.list_dir(prefix))
+    }
+
+    fn delete(&self, key: &Key) -> BucketResult<()> {
+        self.ask(|b| b.delete(key))
+    }
+}
