@@ -154,14 +154,16 @@ pub trait FileSystem: Send + Sync + 'static {
     fn statfs(&self) -> OpResult<FileSystemStatistics>;
 
     /// Set an extended attribute; `flags` as in setxattr(2) (`XATTR_CREATE` 1, `XATTR_REPLACE` 2).
+    /// `kill_sgid` comes with an access ACL whose caller is neither privileged nor in the file's
+    /// group: the sgid bit goes, as with chmod(2).
     fn setxattr(
         &self,
         patience: Patience,
-        caller: Caller,
         ino: u64,
         name: &[u8],
         value: &[u8],
         flags: u32,
+        kill_sgid: bool,
     ) -> OpResult<()>;
 
     /// The value of an extended attribute; `ENODATA` when it has none of that name.

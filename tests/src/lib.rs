@@ -1,1 +1,59 @@
-//! End-to-end suites of CBFS.
+//! End-to-end suites of CBFS: real mounts, real daemons, real crashes. This library is the
+//! harness; each file in `tests/` is a suite with a test binary of its own, and each test is named
+//! after the promise it checks.
+//!
+//! A test sets up a [`Stage`]: a temporary directory with a bucket, nodes (each a state directory,
+//! a socket and a daemon) and mount points. When it is dropped, also by a panic, daemons are
+//! killed, mounts detached and the directory removed. Nothing outside is touched.
+//!
+//! Environment:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `CBFS_TESTS_WITHOUT_FUSE=1` | where nothing can be mounted, skip with a message instead of failing |
+//! | `CBFS_TESTS_REQUIRE_TOOLS=1` | fail where a program (rsync, jq, ...) is missing, instead of skipping |
+//! | `CBFS_TESTS_CBFSCTL=PATH` | test this program instead of building it |
+//! | `CBFS_TEST_BUCKET_URL=URL` | use prefixes below this bucket instead of temporary directories |
+
+// A harness has nobody to report to but the test that uses it: it panics, saying why.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bucket;
+pub mod contents;
+pub mod fingerprint;
+mod fuse;
+mod ledger;
+mod node;
+mod program;
+mod stage;
+pub mod tools;
+pub mod tree;
+
+pub use bucket::TestBucket;
+pub use fingerprint::{Exactness, Fingerprint, assert_same};
+pub use fuse::fuse_is_missing;
+pub use ledger::Ledger;
+pub use node::{Ended, Node, Ran};
+pub use program::cbfsctl;
+pub use stage::{Master, Slave, Stage};
+
+/// Leave the test where nothing can be mounted and `CBFS_TESTS_WITHOUT_FUSE=1` allows that; to
+/// stand at the start of every test that mounts. Without that variable the test fails there.
+#[macro_export]
+macro_rules! needs_fuse {
+    () => {
+        if $crate::fuse_is_missing() {
+            return;
+        }
+    };
+}
+
+/// Leave the test where a program is missing; see [`tools::is_missing`].
+#[macro_export]
+macro_rules! needs_tools {
+    ($($tool:expr),+ $(,)?) => {
+        if $($crate::tools::is_missing($tool))||+ {
+            return;
+        }
+    };
+}

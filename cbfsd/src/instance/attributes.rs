@@ -8,7 +8,7 @@ use crate::kvs::Inode;
 use cbfs_core::ids::Ino;
 use cbfs_core::inode::{FileKind, InodeRow, Timestamp};
 use cbfs_core::names::NAME_MAX;
-use cbfs_fuse::{Attributes, Caller, Errno, FileSystemStatistics, OpResult, SetAttributes};
+use cbfs_fuse::{Attributes, Errno, FileSystemStatistics, OpResult, SetAttributes};
 
 /// Flags of setxattr(2).
 const XATTR_CREATE: u32 = 1;
@@ -110,11 +110,11 @@ impl Instance {
 
     pub(super) fn op_setxattr(
         &self,
-        caller: Caller,
         ino: Ino,
         name: &[u8],
         value: &[u8],
         flags: u32,
+        kill_sgid: bool,
     ) -> OpResult<()> {
         if name.is_empty() || name.len() > NAME_MAX {
             return Err(Errno::ERANGE.into());
@@ -135,8 +135,7 @@ impl Instance {
                 let acl = Acl::parse(value).ok_or(Errno::EINVAL)?;
                 let (mode, rest) = acl.as_access(row.mode);
                 row.mode = mode;
-                // As chmod: a group the caller is not in loses the sgid bit.
-                if caller.uid != 0 && caller.gid != row.gid {
+                if kill_sgid {
                     row.mode &= !0o2000;
                 }
                 stored = rest.map(|acl| acl.to_bytes());

@@ -162,13 +162,13 @@ impl FileSystem for Instance {
     fn setxattr(
         &self,
         _: Patience,
-        caller: Caller,
         ino: u64,
         name: &[u8],
         value: &[u8],
         flags: u32,
+        kill_sgid: bool,
     ) -> OpResult<()> {
-        self.op_setxattr(caller, Ino(ino), name, value, flags)
+        self.op_setxattr(Ino(ino), name, value, flags, kill_sgid)
     }
 
     fn getxattr(&self, _: Patience, ino: u64, name: &[u8]) -> OpResult<Vec<u8>> {

@@ -47,7 +47,6 @@ impl Instance {
         }
         self.kvs.rotate(&mut flush, &sync, limit)?;
         drop(flush);
-        self.backing.sync_all().inspect_err(|e| self.poison(e))?;
         self.frozen_of(number)
     }
 

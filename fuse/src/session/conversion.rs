@@ -12,8 +12,6 @@ const NAME_MAX: usize = 255;
 /// A size the kernel refuses as invalid (it is beyond `i64::MAX`); see [`without_attributes`].
 const INVALID_SIZE: u64 = u64::MAX;
 
-const NANOS_PER_SECOND: i64 = 1_000_000_000;
-
 /// Attributes in fuser's form, with the time they may be kept.
 pub(super) struct Known {
     pub(super) attr: FileAttr,
@@ -147,39 +145,31 @@ fn system_time(nanos: i64) -> SystemTime {
 
 /// Nanoseconds since 1970 of a time that came out of fuser's `setattr`.
 ///
-/// The kernel sends `(seconds, nanoseconds)` with nanoseconds counting forward, also before
-/// 1970. fuser 0.18 turns a negative `(-s, n)` into `1970 - s - n` instead of `1970 - s + n`. The
-/// distance from 1970 still has both numbers as they were sent, so they are read back from it.
 /// Times outside of what nanoseconds in an `i64` can say (years 1677 to 2262) become the nearest
 /// that can be said, as Linux does for file systems with a smaller range.
+///
+/// This needs the fuser of vendor/: the published 0.18 panics on the earliest times and turns
+/// fractions of a second before 1970 around.
 pub(super) fn nanos_from_fuser(time: SystemTime) -> i64 {
-    let (seconds, nanos) = match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => (
-            i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-            after.subsec_nanos(),
-        ),
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
         Err(before) => {
-            let sent = before.duration();
-            let seconds = 0i64
-                .checked_sub_unsigned(sent.as_secs())
-                .unwrap_or(i64::MIN);
-            (seconds, sent.subsec_nanos())
+            i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, i64::wrapping_neg)
         }
-    };
-    let exact = i128::from(seconds) * i128::from(NANOS_PER_SECOND) + i128::from(nanos);
-    i64::try_from(exact).unwrap_or(if exact < 0 { i64::MIN } else { i64::MAX })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What fuser 0.18 does to the numbers the kernel sends.
+    /// The time that fuser makes of the numbers the kernel sends.
     fn through_fuser(seconds: i64, nanos: u32) -> SystemTime {
+        let fraction = Duration::from_nanos(nanos.into());
         if seconds >= 0 {
-            UNIX_EPOCH + Duration::new(seconds.unsigned_abs(), nanos)
+            UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs()) + fraction
         } else {
-            UNIX_EPOCH - Duration::new(seconds.unsigned_abs(), nanos)
+            UNIX_EPOCH - Duration::from_secs(seconds.unsigned_abs()) + fraction
         }
     }
 
@@ -204,6 +194,14 @@ mod tests {
         assert_eq!(
             nanos_from_fuser(through_fuser(-253_402_300_800, 0)),
             i64::MIN
+        );
+        assert_eq!(
+            nanos_from_fuser(through_fuser(i64::MIN, 999_999_999)),
+            i64::MIN
+        );
+        assert_eq!(
+            nanos_from_fuser(through_fuser(i64::MAX, 999_999_999)),
+            i64::MAX
         );
     }
 

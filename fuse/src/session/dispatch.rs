@@ -34,13 +34,13 @@ use crate::{Caller, Errno, FileSystem, OpResult, Patience, Refusal, SetAttribute
 /// What the session asks of the kernel, each only if it is offered. Not asked for, on purpose:
 /// WRITEBACK_CACHE (a killed daemon would lose acknowledged writes), AUTO_INVAL_DATA (only this
 /// session changes the files; followers invalidate explicitly), HANDLE_KILLPRIV and _V2 (the
-/// kernel clears suid bits itself), SETXATTR_EXT (panics fuser 0.18), POSIX_LOCKS and FLOCK_LOCKS
-/// (locks stay in the kernel), ATOMIC_O_TRUNC (needs open), EXPORT_SUPPORT, ABORT_ERROR.
+/// kernel clears suid bits itself), POSIX_LOCKS and FLOCK_LOCKS (locks stay in the kernel),
+/// ATOMIC_O_TRUNC (needs open), EXPORT_SUPPORT, ABORT_ERROR.
 ///
 /// READDIRPLUS_AUTO: the first request of a listing brings attributes, the following ones only if
 /// entries are being stat'ed meanwhile. So `ls -l` gets them all, and `find` in a directory of a
 /// million names does not load a million inodes.
-const WANTED: [InitFlags; 12] = [
+const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_DONT_MASK,
@@ -53,6 +53,7 @@ const WANTED: [InitFlags; 12] = [
     InitFlags::FUSE_NO_OPEN_SUPPORT,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    InitFlags::FUSE_SETXATTR_EXT,
 ];
 
 /// Readahead and similar requests the kernel may have under way at once.
@@ -62,6 +63,8 @@ const RENAME_FLAGS: u32 =
     RenameFlags::RENAME_NOREPLACE.bits() | RenameFlags::RENAME_EXCHANGE.bits();
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
+/// `FUSE_SETXATTR_ACL_KILL_SGID`.
+const KILL_SGID: u32 = 1;
 /// The most one copy_file_range answers: the count travels in 32 bits, and whole pages let the
 /// caller go on well.
 const COPY_MAX: u64 = 0xffff_f000;
@@ -72,6 +75,8 @@ pub(super) struct Dispatcher {
     workers: Arc<Workers>,
     clock: Clock,
     unattributed: Arc<Unattributed>,
+    /// The kernel says with each access ACL whether the sgid bit goes (Linux 5.13 and later).
+    kill_sgid_is_told: bool,
     /// Called when no session thread is left.
     at_end: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
@@ -111,6 +116,7 @@ impl Dispatcher {
             workers,
             clock,
             unattributed,
+            kill_sgid_is_told: false,
             at_end: Some(at_end),
         }
     }
@@ -218,6 +224,8 @@ impl Filesystem for Dispatcher {
         for flag in WANTED {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "this kernel's FUSE does not offer it");
+            } else if flag == InitFlags::FUSE_SETXATTR_EXT {
+                self.kill_sgid_is_told = true;
             }
         }
         // Each refusal carries the nearest value that is accepted. The kernel offers no more
@@ -618,17 +626,27 @@ impl Filesystem for Dispatcher {
         name: &OsStr,
         value: &[u8],
         flags: i32,
-        _position: u32,
+        setxattr_flags: u32,
         reply: ReplyEmpty,
     ) {
-        let (name, flags, caller) = (name.as_bytes(), flags.cast_unsigned(), caller(request));
+        let (name, flags) = (name.as_bytes(), flags.cast_unsigned());
+        // A kernel that does not tell leaves it to us, who do not know the caller's groups: rather
+        // a bit lost than one kept that must go.
+        let kill_sgid = if self.kill_sgid_is_told {
+            setxattr_flags & KILL_SGID != 0
+        } else {
+            request.uid() != 0
+        };
         serve!(
             self,
             "setxattr",
             reply,
             answer_empty,
             [name, value],
-            |fs, patience| fs.setxattr(patience, caller, ino.0, checked(name)?, value, flags)
+            |fs, patience| {
+                let name = checked(name)?;
+                fs.setxattr(patience, ino.0, name, value, flags, kill_sgid)
+            }
         );
     }
 

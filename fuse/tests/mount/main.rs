@@ -458,6 +458,37 @@ fn times_before_1970_keep_their_fraction() {
 }
 
 #[test]
+fn times_that_cannot_be_stored_become_the_nearest_and_end_no_session_thread() {
+    let Some(m) = mounted() else { return };
+    let file = File::create(m.path("extreme")).unwrap();
+    let nearest = |nanos: i64| {
+        (
+            nanos.div_euclid(1_000_000_000),
+            nanos.rem_euclid(1_000_000_000),
+        )
+    };
+    // Each several times: there are only two session threads to lose.
+    for _ in 0..4 {
+        for tv_sec in [i64::MIN, i64::MIN + 1, i64::MAX] {
+            let time = Timespec {
+                tv_sec,
+                tv_nsec: 999_999_999,
+            };
+            let both = Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            rustix::fs::futimens(file.as_fd(), &both).unwrap();
+            let read = file.metadata().unwrap();
+            let stored = if tv_sec < 0 { i64::MIN } else { i64::MAX };
+            assert_eq!((read.mtime(), read.mtime_nsec()), nearest(stored));
+        }
+    }
+    drop(file);
+    m.unmount();
+}
+
+#[test]
 fn invalidation_makes_changes_behind_the_kernel_visible() {
     let Some(m) = mounted() else { return };
     fs::write(m.path("file"), "old").unwrap();

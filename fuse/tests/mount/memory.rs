@@ -482,11 +482,11 @@ impl FileSystem for Memory {
     fn setxattr(
         &self,
         patience: Patience,
-        _caller: Caller,
         ino: u64,
         name: &[u8],
         value: &[u8],
         flags: u32,
+        _kill_sgid: bool,
     ) -> OpResult<()> {
         self.begin("setxattr", patience)?;
         let mut state = self.state.lock();

@@ -21,8 +21,11 @@ pub(crate) struct Args {
 /// Run it; returns when the daemon ends, with its exit code.
 pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     if args.detach {
-        // Fails only for the leader of a process group, which a spawned child is not.
-        rustix::process::setsid().context(|| "the daemon could not detach".to_owned())?;
+        match rustix::process::setsid() {
+            // EPERM: it leads a session or process group already (started by setsid(1), say).
+            Ok(_) | Err(rustix::io::Errno::PERM) => {}
+            Err(e) => return Err(e).context(|| "the daemon could not detach".to_owned())?,
+        }
     }
     let words = std::iter::once(OsString::from("cbfsd")).chain(args.args.iter().cloned());
     Ok(cbfsd::daemon::main(words))
