@@ -1,6 +1,7 @@
 //! What every part of CBFS agrees on: identifiers, attributes, on-bucket formats, the bucket
 //! trait, the layer trait, the daemon's API types and the error type. No policy lives here, no
-//! thread is started here, and nothing here knows FUSE or the command line.
+//! thread is started here but those that serve the network of S3 buckets, and nothing here knows
+//! FUSE or the command line.
 
 pub mod api;
 pub mod bucket;

@@ -16,6 +16,8 @@ const GRAIN: u64 = 4096;
 const SMALLEST_WITH_HOLES: u64 = 64 << 10;
 /// Differences that a failing test shows.
 const SHOWN: usize = 30;
+/// Characters of each.
+const SHOWN_WIDTH: usize = 400;
 
 /// How much a fingerprint tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,15 +98,15 @@ impl Fingerprint {
         let mut lines = Vec::new();
         for (path, wanted) in &self.entries {
             match found.entries.get(path) {
-                None => lines.push(format!("{path:?}: missing")),
+                None => lines.push(format!("{}: missing", short(path))),
                 Some(found) if found != wanted => {
-                    lines.push(format!("{path:?}: {}", wanted.differs_in(found)));
+                    lines.push(format!("{}: {}", short(path), wanted.differs_in(found)));
                 }
                 Some(_) => {}
             }
         }
         let unknown = found.entries.keys().filter(|p| !self.entries.contains_key(*p));
-        lines.extend(unknown.map(|path| format!("{path:?}: should not be there")));
+        lines.extend(unknown.map(|path| format!("{}: should not be there", short(path))));
         lines
     }
 }
@@ -145,6 +147,13 @@ impl Entry {
     }
 }
 
+/// The end of a path, which tells more than its beginning.
+fn short(path: &Path) -> String {
+    let text: Vec<char> = format!("{path:?}").chars().collect();
+    let from = text.len().saturating_sub(SHOWN_WIDTH / 4);
+    text[from..].iter().collect()
+}
+
 /// Two trees must be the same.
 ///
 /// # Panics
@@ -156,7 +165,11 @@ pub fn assert_same(what: &str, wanted: &Fingerprint, found: &Fingerprint) {
         "{what}: {} differences in {} entries:\n{}",
         lines.len(),
         wanted.entries.len(),
-        lines[..lines.len().min(SHOWN)].join("\n")
+        lines[..lines.len().min(SHOWN)]
+            .iter()
+            .map(|line| line.chars().take(SHOWN_WIDTH).collect())
+            .collect::<Vec<String>>()
+            .join("\n")
     );
 }
 

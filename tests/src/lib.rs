@@ -13,6 +13,7 @@
 //! | `CBFS_TESTS_WITHOUT_FUSE=1` | where nothing can be mounted, skip with a message instead of failing |
 //! | `CBFS_TESTS_REQUIRE_TOOLS=1` | fail where a program (rsync, jq, ...) is missing, instead of skipping |
 //! | `CBFS_TESTS_CBFSCTL=PATH` | test this program instead of building it |
+//! | `CBFS_TESTS_FULL=1` | full scale also in debug builds, where the daemon is ten times slower |
 //! | `CBFS_TEST_BUCKET_URL=URL` | use prefixes below this bucket instead of temporary directories |
 
 // A harness has nobody to report to but the test that uses it: it panics, saying why.
@@ -36,6 +37,17 @@ pub use ledger::Ledger;
 pub use node::{Ended, Node, Ran};
 pub use program::cbfsctl;
 pub use stage::{Master, Slave, Stage};
+
+/// How much of something a test makes: `full` in release builds and with `CBFS_TESTS_FULL=1`,
+/// `less` in debug builds.
+pub fn scaled(full: u64, less: u64) -> u64 {
+    let wants_full = std::env::var_os("CBFS_TESTS_FULL").is_some_and(|v| v == "1");
+    if wants_full || !cfg!(debug_assertions) {
+        full
+    } else {
+        less
+    }
+}
 
 /// Leave the test where nothing can be mounted and `CBFS_TESTS_WITHOUT_FUSE=1` allows that; to
 /// stand at the start of every test that mounts. Without that variable the test fails there.

@@ -207,6 +207,19 @@ impl Master {
         self.mnt.join(name)
     }
 
+    /// A directory in the mount, created.
+    pub fn dir(&self, name: impl AsRef<Path>) -> PathBuf {
+        let path = self.at(name);
+        fs::create_dir_all(&path).expect("a directory in the mount");
+        path
+    }
+
+    /// Unmount and mount again: nothing is in the kernel's caches then.
+    pub fn remount(&self) {
+        self.node.ctl(["umount", &self.fs]).ok();
+        self.node.mount(&self.fs, &self.bucket, &self.mnt);
+    }
+
     /// Take a snapshot to its end; answers its number.
     pub fn snapshot(&self) -> u64 {
         let args = ["snapshot", "create", &self.fs, "--wait", "--timeout", "300"];

@@ -26,6 +26,8 @@ pub struct BackingFiles {
     dir: PathBuf,
     open: Mutex<FxHashMap<Id, Arc<File>>>,
     state: Mutex<State>,
+    /// Held while useless files are being removed.
+    reaping: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -60,6 +62,7 @@ impl BackingFiles {
             dir: dir.to_owned(),
             open: Mutex::default(),
             state: Mutex::default(),
+            reaping: Mutex::default(),
         })
     }
 
@@ -140,6 +143,24 @@ impl BackingFiles {
         Ok(())
     }
 
+    /// Make the existence of files created so far survive power loss (not their contents).
+    pub fn sync_fresh_dirs(&self) -> Result<()> {
+        let fresh: Vec<Id> = self.state.lock().fresh.iter().copied().collect();
+        let mut dirs: Vec<PathBuf> =
+            fresh.iter().filter_map(|id| self.path(*id).parent().map(Path::to_owned)).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        for dir in dirs {
+            durable_file::sync_dir(&dir)
+                .context(|| format!("{} could not be synced", dir.display()))?;
+        }
+        let mut state = self.state.lock();
+        for id in fresh {
+            state.fresh.remove(&id);
+        }
+        Ok(())
+    }
+
     /// Sync all files written so far.
     pub fn sync_all(&self) -> Result<()> {
         let all: Vec<Id> = self.state.lock().dirty.keys().copied().collect();
@@ -152,9 +173,16 @@ impl BackingFiles {
         self.state.lock().doomed.push(((ino, file), xid));
     }
 
+    /// Whether useless files still take space. A removal under way is waited for.
+    pub fn holds_space(&self) -> bool {
+        let _reaping = self.reaping.lock();
+        !self.state.lock().doomed.is_empty()
+    }
+
     /// Remove the useless files whose uselessness is durable (`synced`), but for those that a
     /// pending snapshot may still read: created at or before its cut.
     pub fn reap(&self, synced: Xid, pending_cut: Option<Xid>) -> Result<()> {
+        let _reaping = self.reaping.lock();
         let mut ready = Vec::new();
         self.state.lock().doomed.retain(|(id, xid)| {
             let keep = *xid > synced || pending_cut.is_some_and(|cut| id.1 <= cut.0);

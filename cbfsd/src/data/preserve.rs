@@ -26,9 +26,14 @@ pub struct Preserved {
 impl Preserved {
     /// Keep copies in `dir` (created), taking over those of an earlier run.
     pub fn open(dir: &Path, generation: u64, cut: Xid) -> Result<Preserved> {
-        let dir = dir.join(format!("{generation:06}"));
+        let dir = dir.join(Preserved::dir_name(generation));
         fs::create_dir_all(&dir).context(|| format!("{} could not be created", dir.display()))?;
         Ok(Preserved { dir, cut, generation, settled: Mutex::default() })
+    }
+
+    /// Name of the directory that holds the copies of a generation.
+    pub fn dir_name(generation: u64) -> String {
+        format!("{generation:06}")
     }
 
     fn path(&self, ino: Ino, blk: u64) -> PathBuf {

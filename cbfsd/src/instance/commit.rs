@@ -118,12 +118,32 @@ impl Instance {
             self.poison(&e);
             return Err(Errno::EIO.into());
         }
-        if tables.hot.rows() >= self.options.flush_rows
-            || tables.hot.bytes() >= self.options.flush_bytes
-        {
+        let full = tables.hot.rows() >= self.options.flush_rows
+            || tables.hot.bytes() >= self.options.flush_bytes;
+        // The workers' lock never comes under the tables' (`wait_for_memory` has them the other way).
+        drop(tables);
+        if full {
             self.wake_flusher();
         }
         Ok((value, xid))
+    }
+
+    /// Do an operation that takes space; if the disk is full, once more after freeing what
+    /// deleted files still hold. Their space is kept until their deletion survives power loss,
+    /// seconds later: that must not make an operation fail that has room (ext4 does likewise
+    /// with blocks freed in the running transaction).
+    pub(super) fn with_space<T>(&self, operation: impl Fn() -> OpResult<T>) -> OpResult<T> {
+        let first = operation();
+        if !matches!(first, Err(Refusal::Errno(Errno::ENOSPC | Errno::EDQUOT))) {
+            return first;
+        }
+        if self.backing.holds_space()
+            && let Err(e) = self.sync_everything()
+        {
+            tracing::error!(instance = %self.id, causes = ?e.causes(), "sync: {e}");
+            return first;
+        }
+        operation()
     }
 
     fn journal_errno(&self, e: &io::Error) -> Errno {

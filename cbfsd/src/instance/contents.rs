@@ -162,9 +162,16 @@ impl Instance {
             return Ok(());
         }
         let spilled = if inode.file == 0 { Some(self.prepare_spill(&inode)?) } else { None };
+        if let Some((number, file)) = &spilled {
+            // Nothing refers to the fresh file yet: it is whole before the record that does.
+            self.write_backing(file, data, offset)?;
+            self.backing.mark_dirty(ino, *number);
+            if self.truncated.lock().remove(&ino) {
+                self.barrier.lock().insert((ino, *number));
+            }
+        }
         let gate = self.enter()?;
         let file = match &spilled {
-            // The blocks of a fresh file cannot be part of any snapshot yet.
             Some((_, file)) => Arc::clone(file),
             None => {
                 let file = self.backing_file(&inode)?;
@@ -183,13 +190,19 @@ impl Instance {
             d.events.push(Event::Write { ino, offset, length, data: None });
             Ok(())
         })?;
-        if let Err(e) = file.write_all_at(data, offset) {
-            self.restore_after_failed_write(&gate, &inode.row);
-            return Err(self.io_refusal("a backing file could not be written", &e));
+        if spilled.is_none() {
+            if let Err(e) = self.write_backing(&file, data, offset) {
+                self.restore_after_failed_write(&gate, &inode.row);
+                return Err(e);
+            }
+            self.backing.mark_dirty(ino, inode.file);
         }
-        let number = spilled.map_or(inode.file, |(number, _)| number);
-        self.backing.mark_dirty(ino, number);
         Ok(())
+    }
+
+    fn write_backing(&self, file: &File, data: &[u8], offset: u64) -> OpResult<()> {
+        file.write_all_at(data, offset)
+            .map_err(|e| self.io_refusal("a backing file could not be written", &e))
     }
 
     /// Nothing of a failed write may show: its size goes back to what it was.
@@ -225,9 +238,6 @@ impl Instance {
         if !contents.is_empty() && written <= self.synced_xid() {
             self.backing.sync(ino, number).map_err(|e| self.sync_failed(&e))?;
         }
-        if self.truncated.lock().remove(&ino) {
-            self.barrier.lock().insert((ino, number));
-        }
         Ok((number, file))
     }
 
@@ -243,6 +253,11 @@ impl Instance {
     /// Before bytes `from..to` change: keep the blocks that a pending snapshot still needs.
     fn preserve(&self, inode: &Inode, file: &File, from: u64, to: u64) -> OpResult<()> {
         let Some(preserved) = self.preserved() else { return Ok(()) };
+        // A backing file made after the cut has nothing of the snapshot; what the file had before is
+        // in another one, kept until the snapshot is done.
+        if inode.file > preserved.cut.0 {
+            return Ok(());
+        }
         let ino = inode.row.ino;
         let block_size = self.kvs.block_size();
         let last = to.min(inode.row.size).div_ceil(block_size);
@@ -294,7 +309,9 @@ impl Instance {
             (None, _) => Some(self.backing_file(&inode)?),
         };
         if let Some(file) = &file {
-            if spilled.is_none() {
+            // Truncated to nothing, the backing file is given up whole, and kept as it is until
+            // the snapshot is done.
+            if spilled.is_none() && size > 0 {
                 self.preserve(&inode, file, size.min(before), before)?;
             }
             if size > before {

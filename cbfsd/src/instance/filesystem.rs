@@ -45,7 +45,7 @@ impl FileSystem for Instance {
         ino: u64,
         change: &SetAttributes,
     ) -> OpResult<Attributes> {
-        self.op_setattr(Ino(ino), change)
+        self.with_space(|| self.op_setattr(Ino(ino), change))
     }
 
     fn readlink(&self, _: Patience, ino: u64) -> OpResult<Vec<u8>> {
@@ -73,7 +73,7 @@ impl FileSystem for Instance {
             rdev: if device { rdev } else { 0 },
             target: None,
         };
-        self.op_create(caller, (Ino(at.0), at.1), &new)
+        self.with_space(|| self.op_create(caller, (Ino(at.0), at.1), &new))
     }
 
     fn mkdir(
@@ -91,7 +91,7 @@ impl FileSystem for Instance {
             rdev: 0,
             target: None,
         };
-        self.op_create(caller, (Ino(at.0), at.1), &new)
+        self.with_space(|| self.op_create(caller, (Ino(at.0), at.1), &new))
     }
 
     fn symlink(
@@ -108,19 +108,19 @@ impl FileSystem for Instance {
             rdev: 0,
             target: Some(target),
         };
-        self.op_create(caller, (Ino(at.0), at.1), &new)
+        self.with_space(|| self.op_create(caller, (Ino(at.0), at.1), &new))
     }
 
     fn link(&self, _: Patience, ino: u64, at: (u64, &[u8])) -> OpResult<Attributes> {
-        self.op_link(Ino(ino), (Ino(at.0), at.1))
+        self.with_space(|| self.op_link(Ino(ino), (Ino(at.0), at.1)))
     }
 
     fn unlink(&self, _: Patience, parent: u64, name: &[u8]) -> OpResult<()> {
-        self.op_unlink((Ino(parent), name))
+        self.with_space(|| self.op_unlink((Ino(parent), name)))
     }
 
     fn rmdir(&self, _: Patience, parent: u64, name: &[u8]) -> OpResult<()> {
-        self.op_rmdir((Ino(parent), name))
+        self.with_space(|| self.op_rmdir((Ino(parent), name)))
     }
 
     fn rename(
@@ -130,7 +130,7 @@ impl FileSystem for Instance {
         to: (u64, &[u8]),
         flags: u32,
     ) -> OpResult<()> {
-        self.op_rename((Ino(from.0), from.1), (Ino(to.0), to.1), flags)
+        self.with_space(|| self.op_rename((Ino(from.0), from.1), (Ino(to.0), to.1), flags))
     }
 
     fn read(&self, patience: Patience, ino: u64, offset: u64, size: u32) -> OpResult<Vec<u8>> {
@@ -138,7 +138,7 @@ impl FileSystem for Instance {
     }
 
     fn write(&self, _: Patience, ino: u64, offset: u64, data: &[u8]) -> OpResult<()> {
-        self.op_write(Ino(ino), offset, data)
+        self.with_space(|| self.op_write(Ino(ino), offset, data))
     }
 
     fn fsync(&self, _: Patience, ino: u64, _datasync: bool) -> OpResult<()> {
@@ -168,7 +168,7 @@ impl FileSystem for Instance {
         flags: u32,
         kill_sgid: bool,
     ) -> OpResult<()> {
-        self.op_setxattr(Ino(ino), name, value, flags, kill_sgid)
+        self.with_space(|| self.op_setxattr(Ino(ino), name, value, flags, kill_sgid))
     }
 
     fn getxattr(&self, _: Patience, ino: u64, name: &[u8]) -> OpResult<Vec<u8>> {
@@ -180,7 +180,7 @@ impl FileSystem for Instance {
     }
 
     fn removexattr(&self, _: Patience, ino: u64, name: &[u8]) -> OpResult<()> {
-        self.op_removexattr(Ino(ino), name)
+        self.with_space(|| self.op_removexattr(Ino(ino), name))
     }
 
     fn fallocate(
@@ -191,7 +191,7 @@ impl FileSystem for Instance {
         length: u64,
         mode: u32,
     ) -> OpResult<()> {
-        self.op_fallocate(Ino(ino), offset, length, mode)
+        self.with_space(|| self.op_fallocate(Ino(ino), offset, length, mode))
     }
 
     fn seek(&self, _: Patience, ino: u64, offset: u64, whence: u32) -> OpResult<u64> {
@@ -205,6 +205,6 @@ impl FileSystem for Instance {
         to: (u64, u64),
         length: u64,
     ) -> OpResult<u64> {
-        self.op_copy_range(patience, (Ino(from.0), from.1), (Ino(to.0), to.1), length)
+        self.with_space(|| self.op_copy_range(patience, (Ino(from.0), from.1), (Ino(to.0), to.1), length))
     }
 }

@@ -93,6 +93,8 @@ pub struct Instance {
     lookups: Mutex<FxHashMap<Ino, u64>>,
     /// Files truncated to nothing whose new contents have no backing file yet.
     truncated: Mutex<FxHashSet<Ino>>,
+    /// Orphans that a full disk kept from being destroyed; the syncer tries again.
+    undestroyed: Mutex<FxHashSet<Ino>>,
     /// Backing files that must be synced before the journal is.
     barrier: Mutex<FxHashSet<(Ino, u64)>>,
     poison: OnceLock<String>,
@@ -228,17 +230,35 @@ impl Instance {
         }
     }
 
+    /// The mount is gone, and with it all that the kernel knew: it sends no forgets at unmount.
+    pub fn forget_all(&self) {
+        self.lookups.lock().clear();
+        let orphans: Vec<Ino> = self.kvs.tables().orphans.iter().copied().collect();
+        for ino in orphans {
+            self.destroy_if_unused(ino);
+        }
+    }
+
     /// Destroy an inode that has no name and that the kernel does not know (any more).
     fn destroy_if_unused(&self, ino: Ino) {
         let orphan = self.kvs.tables().orphans.contains(&ino);
         if !orphan || self.lookups.lock().contains_key(&ino) {
             return;
         }
-        if let Err(Refusal::Errno(e)) = self.destroy(ino)
+        if let Err(Refusal::Errno(e)) = self.with_space(|| self.destroy(ino))
             && e != Errno::EROFS
         {
-            // It stays an orphan and is swept at the next mount.
-            tracing::warn!(instance = %self.id, %ino, errno = e.0, "an orphan could not be destroyed");
+            // It stays an orphan until then, or is swept at the next mount.
+            tracing::debug!(instance = %self.id, %ino, errno = e.0, "an orphan could not be destroyed");
+            self.undestroyed.lock().insert(ino);
+        }
+    }
+
+    /// Try again to destroy the orphans that could not be destroyed when they became unused.
+    fn destroy_left_over(&self) {
+        let left: Vec<Ino> = self.undestroyed.lock().drain().collect();
+        for ino in left {
+            self.destroy_if_unused(ino);
         }
     }
 

@@ -11,6 +11,7 @@ use cbfs_core::layers::Layer;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Holes are kept at multiples of this many bytes.
@@ -35,6 +36,9 @@ impl Instance {
         let limit = self.options.cache_limit;
         // Most of the dirty rows go out before the gate closes.
         let mut flush = self.kvs.lock_flush(&sync, limit)?;
+        // Copies of a cut that a power loss undid: the new one has the same generation.
+        let left = self.dir.join("frozen").join(Preserved::dir_name(self.kvs.files().generation));
+        remove_dir_all_if_there(&left)?;
         {
             let _gate = self.gate.write();
             let generation = self.kvs.files().generation;
@@ -61,6 +65,20 @@ impl Instance {
     pub fn resume_preserving(&self, frozen: &Frozen) -> Result<()> {
         let preserved = Preserved::open(&self.dir.join("frozen"), frozen.generation, frozen.cut)?;
         *self.preserved.write() = Some(Arc::new(preserved));
+        Ok(())
+    }
+
+    /// Remove preserved copies of former snapshots; `keep` is the generation that goes on.
+    pub fn discard_preserved_but(&self, keep: Option<u64>) -> Result<()> {
+        let dir = self.dir.join("frozen");
+        let describe = || format!("{} could not be listed", dir.display());
+        let keep = keep.map(Preserved::dir_name);
+        for entry in std::fs::read_dir(&dir).context(describe)? {
+            let entry = entry.context(describe)?;
+            if Some(entry.file_name().to_string_lossy().into_owned()) != keep {
+                remove_dir_all_if_there(&entry.path())?;
+            }
+        }
         Ok(())
     }
 
@@ -121,6 +139,15 @@ impl AtCut {
         }
         let source = self.instance.backing.get(ino, file)?;
         Ok((source, blk * self.instance.kvs.block_size()))
+    }
+}
+
+fn remove_dir_all_if_there(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).context(|| format!("{} could not be removed", dir.display()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -128,11 +128,13 @@ impl Instance {
                     return;
                 }
             }
-            if self.poisoned().is_none()
-                && let Err(e) = self.sync_everything()
-            {
+            if self.poisoned().is_some() {
+                continue;
+            }
+            if let Err(e) = self.sync_everything() {
                 tracing::error!(instance = %self.id, causes = ?e.causes(), "sync: {e}");
             }
+            self.destroy_left_over();
         }
     }
 
@@ -144,11 +146,13 @@ impl Instance {
     /// Make the journal durable up to `through`, after the backing files that must come first.
     pub fn sync_journal(&self, through: Xid) -> Result<Xid> {
         let Some(syncer) = &self.syncer else { return Ok(Xid(0)) };
-        let first: Vec<(Ino, u64)> = self.barrier.lock().drain().collect();
-        for (ino, file) in first {
-            self.backing.sync(ino, file).inspect_err(|e| self.poison(e))?;
-        }
-        syncer.sync(through).inspect_err(|e| self.poison(e))
+        let first = || {
+            let barrier: Vec<(Ino, u64)> = self.barrier.lock().drain().collect();
+            barrier.into_iter().try_for_each(|(ino, file)| self.backing.sync(ino, file))?;
+            // A record of a backing file must not survive without the file.
+            self.backing.sync_fresh_dirs()
+        };
+        syncer.sync(through, &first).inspect_err(|e| self.poison(e))
     }
 
     /// Make everything answered so far survive power loss.
@@ -163,6 +167,8 @@ impl Instance {
                 tracing::warn!(instance = %self.id, "no sync mark was written: {e}");
             }
         }
+        // Contents that stayed inline came with the journal.
+        self.truncated.lock().clear();
         let cut = self.preserved().map(|p| p.cut);
         self.backing.reap(synced, cut)
     }

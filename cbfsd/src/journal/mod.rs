@@ -63,7 +63,9 @@ impl Journal {
     /// Start a new segment in `dir` for records after `last` (all older ones are durable or
     /// were cut off by recovery).
     pub fn create(dir: &Path, last: Xid) -> Result<Journal> {
-        let file = Arc::new(new_segment(dir, last.next())?);
+        let file = Arc::new(new_segment(dir, last.next()).context(|| {
+            format!("a journal segment could not be begun in {}", dir.display())
+        })?);
         let state = SyncState { pending: Vec::new(), synced: last, busy: false, poisoned: None };
         Ok(Journal {
             dir: dir.to_owned(),
@@ -141,7 +143,7 @@ impl Journal {
         if !self.has_content() {
             return Ok(());
         }
-        let next = new_segment(&self.dir, self.last.next()).map_err(io::Error::other)?;
+        let next = new_segment(&self.dir, self.last.next())?;
         self.file = Arc::new(next);
         self.offset = record::MAGIC.len() as u64;
         Ok(())
@@ -149,17 +151,19 @@ impl Journal {
 }
 
 impl Syncer {
-    /// Everything appended so far up to `through` survives power loss once this returns `Ok`.
+    /// Everything appended so far up to `through` survives power loss once this returns `Ok`. `first`
+    /// makes durable what must not come after the records.
     /// A failed fdatasync poisons: every later call fails too (the kernel may have dropped the dirty
     /// pages, a second fdatasync would lie; see fsync(2), "fsyncgate").
-    pub fn sync(&self, through: Xid) -> Result<Xid> {
+    pub fn sync(&self, through: Xid, first: &dyn Fn() -> Result<()>) -> Result<Xid> {
         let mut state = self.state.lock();
         loop {
             if let Some(why) = &state.poisoned {
                 return Err(Error::failed(format!("the journal is poisoned: {why}"))
                     .hint("restart cbfsd; if it happens again, check the disk"));
             }
-            if state.synced >= through || state.pending.is_empty() {
+            // With another thread in fdatasync, nothing pending does not mean that all is durable.
+            if state.synced >= through || (state.pending.is_empty() && !state.busy) {
                 return Ok(state.synced);
             }
             if state.busy {
@@ -169,7 +173,10 @@ impl Syncer {
             state.busy = true;
             let work = std::mem::take(&mut state.pending);
             drop(state);
-            let result = work.iter().try_for_each(|(file, _)| file.sync_data());
+            let result = first().and_then(|()| {
+                let synced = work.iter().try_for_each(|(file, _)| file.sync_data());
+                synced.context(|| "fdatasync failed".into())
+            });
             state = self.state.lock();
             state.busy = false;
             match result {
@@ -178,7 +185,10 @@ impl Syncer {
                         state.synced = state.synced.max(*last);
                     }
                 }
-                Err(e) => state.poisoned = Some(format!("fdatasync failed: {e}")),
+                Err(e) => {
+                    let causes = e.causes().join(": ");
+                    state.poisoned = Some(format!("{e}: {causes}"));
+                }
             }
             self.done.notify_all();
         }
@@ -201,19 +211,11 @@ impl Syncer {
     }
 }
 
-fn new_segment(dir: &Path, first: Xid) -> Result<File> {
+fn new_segment(dir: &Path, first: Xid) -> io::Result<File> {
     let path = dir.join(segment_name(first));
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)
-        .context(|| format!("the journal segment {} could not be created", path.display()))?;
-    let whole = || -> io::Result<()> {
-        file.write_all_at(record::MAGIC, 0)?;
-        durable_file::sync_dir(dir)
-    };
-    whole().context(|| format!("the journal segment {} could not be begun", path.display()))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    file.write_all_at(record::MAGIC, 0)?;
+    durable_file::sync_dir(dir)?;
     Ok(file)
 }
 

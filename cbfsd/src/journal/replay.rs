@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(read_all(dir.path()).unwrap(), [11, 12, 13]);
 
         file.write_all_at(&whole, 0).unwrap();
-        let synced = journal.syncer().sync(Xid(14)).unwrap();
+        let synced = journal.syncer().sync(Xid(14), &|| Ok(())).unwrap();
         assert_eq!(synced, Xid(14));
         journal.mark_synced(synced).unwrap();
         journal.append(Xid(15), Timestamp(0), &destroy(15)).unwrap();

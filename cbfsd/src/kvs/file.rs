@@ -214,22 +214,24 @@ impl KvsFile {
         })
     }
 
-    /// Close the file for good and give it the name of a frozen one. Afterwards it is a single
-    /// file that never changes, opened immutable.
+    /// Close the file for good and give it the name of a frozen one: a single file from then on that
+    /// never changes. May be called again after an error. Readers that hold this `KvsFile` go on.
     pub fn freeze(&self, to: &Path) -> Result<KvsFile> {
-        self.checkpoint()?;
-        {
-            let mut conn = self.conn.lock();
-            conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?;
-            // Close the write connection before the rename: SQLite finds its side files by name.
-            *conn = open_immutable(&self.path)?;
+        if self.path.exists() {
+            self.checkpoint()?;
+            // No side files are left that SQLite would look for under the old name.
+            self.with(|conn| {
+                Ok(conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?)
+            })?;
         }
-        std::fs::rename(&self.path, to)
-            .and_then(|()| match to.parent() {
-                Some(dir) => cbfs_core::durable_file::sync_dir(dir),
-                None => Ok(()),
-            })
-            .context(|| format!("{} could not be renamed", self.path.display()))?;
+        if self.path != to && self.path.exists() {
+            std::fs::rename(&self.path, to)
+                .and_then(|()| match to.parent() {
+                    Some(dir) => cbfs_core::durable_file::sync_dir(dir),
+                    None => Ok(()),
+                })
+                .context(|| format!("{} could not be renamed", self.path.display()))?;
+        }
         KvsFile::open_frozen(to)
     }
 

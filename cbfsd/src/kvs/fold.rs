@@ -92,6 +92,8 @@ fn steps(with_base: bool) -> Vec<Step> {
          min_size=min(min_size, excluded.min_size), rdev=excluded.rdev, atime=excluded.atime, \
          mtime=excluded.mtime, ctime=excluded.ctime, btime=excluded.btime, gone=excluded.gone"
     );
+    // Inodes that came and went within the file leave nothing behind.
+    let lasting = "WHERE ino NOT IN (SELECT ino FROM inode WHERE gone = 1)";
     // With a stack below, a tombstone must stay as a row; without, its key just goes.
     let alive = |condition: &str| if with_base { "1".to_owned() } else { condition.to_owned() };
     vec![
@@ -130,13 +132,16 @@ fn steps(with_base: bool) -> Vec<Step> {
             keys: 3,
         },
         Step {
-            select: "SELECT ino, target, 1 FROM link".into(),
+            select: format!("SELECT ino, target, 1 FROM link {lasting}"),
             put: "INSERT OR REPLACE INTO link(ino, target) VALUES(?,?)".into(),
             remove: &[],
             keys: 1,
         },
         Step {
-            select: format!("SELECT ino, name, value, xid, {} FROM xattr", alive("value IS NOT NULL")),
+            select: format!(
+                "SELECT ino, name, value, xid, {} FROM xattr {lasting}",
+                alive("value IS NOT NULL")
+            ),
             put: "INSERT OR REPLACE INTO xattr(ino, name, value, xid) VALUES(?,?,?,?)".into(),
             remove: &["DELETE FROM xattr WHERE ino = ? AND name = ?"],
             keys: 2,
@@ -155,7 +160,7 @@ fn steps(with_base: bool) -> Vec<Step> {
             keys: 1,
         },
         Step {
-            select: "SELECT ino, blk, xid, 1 FROM block".into(),
+            select: format!("SELECT ino, blk, xid, 1 FROM block {lasting}"),
             put: "INSERT OR REPLACE INTO block(ino, blk, xid) VALUES(?,?,?)".into(),
             remove: &[],
             keys: 2,

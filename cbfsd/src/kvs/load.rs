@@ -1,8 +1,8 @@
 //! Loading rows from the files into the clean cache.
 //!
 //! Race: between reading the files and filling the cache, a newer version of the row may have gone
-//! from `hot` through `flushing` into the files. [`Tables::generation`] counts such departures; a
-//! row read before one is thrown away and read again.
+//! from `hot` through `flushing` into the files. [`Tables::generation`] is raised after the commit and
+//! before the first such row enters the cache; a row read before is thrown away and read again.
 
 use super::file::dentry_of;
 use super::table::{Dentry, Inline, Inode, Xattr};
@@ -51,7 +51,13 @@ impl Kvs {
 fn fetch(files: &Files, miss: &Miss, large: bool) -> Result<Loaded> {
     Ok(match miss {
         Miss::Inode(ino) => {
-            let row = files.stack.inode(*ino)?.unwrap_or(InodeRow::tombstone(*ino, Xid(0)));
+            // A stack answers the smallest `min_size` of all its layers; the next change of the row
+            // goes on from the one of `active` alone, as that is the range it will stand in.
+            let active = files.active.as_ref().map(|file| file.inode(*ino)).transpose()?;
+            let row = match active.flatten() {
+                Some(row) => row,
+                None => files.stack.inode(*ino)?.unwrap_or(InodeRow::tombstone(*ino, Xid(0))),
+            };
             let file = if row.kind == FileKind::File && !row.gone {
                 first(files, |f| f.backing(*ino))?.unwrap_or(0)
             } else {

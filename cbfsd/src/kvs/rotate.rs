@@ -44,6 +44,8 @@ pub struct Frozen {
 pub struct PendingCut {
     number: SnapshotNumber,
     committed: Committed,
+    /// The closed file, once that step is done: a failure behind it does not repeat it.
+    frozen: Option<Frozen>,
 }
 
 /// The flush lock: one flush, rotation or fold at a time.
@@ -120,7 +122,7 @@ impl Kvs {
         let committed = committed(tables);
         tables.last_cut = xid;
         swap_out(tables);
-        **lock = Some(PendingCut { number, committed });
+        **lock = Some(PendingCut { number, committed, frozen: None });
     }
 
     /// Complete a cut that was taken, if there is one: write the rows out, freeze `active`, begin a
@@ -134,13 +136,21 @@ impl Kvs {
     ) -> Result<Option<Arc<KvsFile>>> {
         let files = self.files();
         let Some(active) = files.active.clone() else { return Ok(None) };
-        let Some(PendingCut { number, committed }) = lock.as_ref() else {
+        let Some(PendingCut { number, committed, frozen: done }) = lock.as_mut() else {
             return Ok(Some(active));
         };
         let table = self.tables().flushing.clone().unwrap_or_default();
-        sync(committed.xid)?;
-        active.write(&table, committed, Some(*number))?;
-        let frozen = freeze(&self.dir, &active, files.generation, *number, committed)?;
+        let frozen = match done {
+            Some(frozen) => frozen.clone(),
+            None => {
+                sync(committed.xid)?;
+                if active.closed_by()? != Some(*number) {
+                    active.write(&table, committed, Some(*number))?;
+                }
+                let frozen = freeze(&self.dir, &active, files.generation, *number, committed)?;
+                done.insert(frozen).clone()
+            }
+        };
         let next = Arc::new(KvsFile::open(&self.dir.join(active_name(files.generation + 1)))?);
         let mut all = vec![frozen];
         all.extend(files.frozen.iter().cloned());
@@ -174,6 +184,9 @@ impl Kvs {
 
     /// Move written rows from `flushing` into the cache, a chunk at a time.
     fn retire(&self, table: &Table, cache_limit: usize) {
+        // Before the first row enters the cache: whoever read the files before the commit must not
+        // put an older row over it.
+        self.tables().generation += 1;
         let mut batch = Retire { kvs: self, left: 0, tables: None };
         for inode in table.inodes.values() {
             batch.tables().cache.put_inode(*inode);
@@ -206,7 +219,6 @@ impl Kvs {
         drop(batch);
         let mut tables = self.tables();
         tables.flushing = None;
-        tables.generation += 1;
         if tables.cache.bytes() > cache_limit {
             tables.cache.drop_inline();
         }
@@ -287,6 +299,9 @@ fn merge(older: &Table, newer: Table) -> Table {
             all.put_backing(*ino, *file);
         }
     }
+    for (ino, parent) in &older.parents {
+        all.parents.entry(*ino).or_insert(*parent);
+    }
     for (ino, blocks) in &older.blocks {
         for (blk, xid) in blocks {
             if !all.blocks.get(ino).is_some_and(|b| b.contains_key(blk)) {
@@ -330,9 +345,19 @@ pub(super) fn open_files(
     block_size: u64,
 ) -> Result<(Files, Committed)> {
     let main = Arc::new(KvsFile::open(&dir.join("main.sqlite"))?);
+    let folded = main.with(|conn| cbfs_core::layers::rows::meta(conn, "generation"))?;
+    let folded: u64 = folded.and_then(|t| t.parse().ok()).unwrap_or(0);
     let mut actives = generations(dir, "active-")?;
     let mut frozen = Vec::new();
     for generation in generations(dir, "frozen-")? {
+        if generation <= folded {
+            // A crash between the fold and the removal: what is in it is in `main`, and what `main`
+            // has since is newer.
+            let path = dir.join(frozen_name(generation));
+            std::fs::remove_file(&path)
+                .context(|| format!("{} could not be removed", path.display()))?;
+            continue;
+        }
         let file = KvsFile::open_frozen(&dir.join(frozen_name(generation)))?;
         let (Some(committed), Some(number)) = (file.committed()?, file.closed_by()?) else {
             return Err(Error::damage(format!("{} was never closed", file.path().display())));
@@ -340,8 +365,6 @@ pub(super) fn open_files(
         let (file, from) = (Arc::new(file), committed.last_cut);
         frozen.push(Frozen { generation, file, number, cut: committed.xid, from });
     }
-    let folded = main.with(|conn| cbfs_core::layers::rows::meta(conn, "generation"))?;
-    let folded: u64 = folded.and_then(|t| t.parse().ok()).unwrap_or(0);
     let newest_frozen = frozen.iter().map(|f| f.generation).max().unwrap_or(0);
     let mut generation = actives.pop().unwrap_or(newest_frozen.max(folded) + 1);
     let mut active = KvsFile::open(&dir.join(active_name(generation)))?;

@@ -22,6 +22,7 @@ impl Manager {
     /// Mount a file system (creating its master here if there is none) or a snapshot.
     pub fn mount(self: &Arc<Self>, request: &MountRequest) -> Result<InstanceInfo> {
         let _one = self.changing.lock();
+        self.refuse_when_stopping()?;
         let mount_point = check_mount_point(&request.mount_point, request.non_empty)?;
         let open = match request.role {
             Role::Master => {
@@ -210,14 +211,33 @@ impl Manager {
                 manager.detached(&open);
             }
         });
-        *open.session.lock() = Some(session);
+        let ended = {
+            let mut slot = open.session.lock();
+            *slot = Some(session);
+            slot.as_ref().is_some_and(Session::has_ended)
+        };
+        if ended {
+            // Unmounted by somebody else before it was noted: its callback found nothing.
+            drop(open.session.lock().take());
+            self.settle_after_umount(open)?;
+            return Err(Error::failed(describe()).hint("somebody unmounted it at once"));
+        }
         self.tell(open);
+        Ok(())
+    }
+
+    fn refuse_when_stopping(&self) -> Result<()> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::DaemonUnreachable, "the daemon is stopping"));
+        }
         Ok(())
     }
 
     /// The mount is gone: by a request, or because somebody ran umount(8). When the daemon stops, it
     /// is to come back.
     fn detached(&self, open: &Arc<Open>) {
+        // A mount request that is under way must not find a half-settled instance.
+        let _one = self.changing.lock();
         if self.stopping.load(Ordering::SeqCst) {
             return;
         }
@@ -244,6 +264,7 @@ impl Manager {
         if open.config.lock().role == Role::Slave {
             self.discard_slave(open)?;
         } else {
+            open.instance.forget_all();
             {
                 let mut config = open.config.lock();
                 config.mount_point = None;
@@ -270,6 +291,7 @@ impl Manager {
     /// Unmount by mount point, instance id or file system.
     pub fn umount(self: &Arc<Self>, request: &UmountRequest) -> Result<InstanceInfo> {
         let _one = self.changing.lock();
+        self.refuse_when_stopping()?;
         let open = self.find_mounted(&request.target)?;
         let Some(session) = open.session.lock().take() else {
             return Err(not_mounted(&request.target));
@@ -285,6 +307,12 @@ impl Manager {
             } else {
                 Error::failed(text).because(e)
             });
+        }
+        if !session.has_ended() {
+            // Detached lazily and still in use: it is served until the last file is closed, and
+            // settled then.
+            *open.session.lock() = Some(session);
+            return Ok(open.info());
         }
         drop(session);
         self.settle_after_umount(&open)?;

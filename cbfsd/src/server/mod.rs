@@ -27,7 +27,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use tokio::net::UnixListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::BroadcastStream;
 
@@ -37,6 +37,8 @@ struct Shared {
     manager: Arc<Manager>,
     started_at: String,
     shutdown: Arc<Notify>,
+    /// Dropped when the server stops: ends the event streams, which would hold it up.
+    stopped: watch::Receiver<bool>,
 }
 
 /// Who is on the other end of the socket.
@@ -117,7 +119,8 @@ pub async fn serve(
     started_at: String,
     shutdown: Arc<Notify>,
 ) -> std::io::Result<()> {
-    let shared = Shared { manager, started_at, shutdown: Arc::clone(&shutdown) };
+    let (end_streams, stopped) = watch::channel(false);
+    let shared = Shared { manager, started_at, shutdown: Arc::clone(&shutdown), stopped };
     let app = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/instances", get(instances))
@@ -136,7 +139,12 @@ pub async fn serve(
         })
         .with_state(shared);
     let service = app.into_make_service_with_connect_info::<Peer>();
-    axum::serve(listener, service).with_graceful_shutdown(async move { shutdown.notified().await }).await
+    let graceful = async move {
+        shutdown.notified().await;
+        // No stream listening any more is fine.
+        let _ = end_streams.send(true);
+    };
+    axum::serve(listener, service).with_graceful_shutdown(graceful).await
 }
 
 /// Run work that blocks.
@@ -249,7 +257,12 @@ async fn events(State(shared): State<Shared>) -> impl IntoResponse {
         let sent = Event::default().json_data(&event);
         sent.ok().map(Ok::<_, Infallible>)
     });
-    Sse::new(stream).keep_alive(KeepAlive::default())
+    let mut stopped = shared.stopped;
+    let until = async move {
+        // An error means that the server is gone.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    Sse::new(futures_util::StreamExt::take_until(stream, Box::pin(until))).keep_alive(KeepAlive::default())
 }
 
 async fn stop(

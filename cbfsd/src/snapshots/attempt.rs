@@ -1,7 +1,7 @@
 //! Carrying out one request: from the cut to the manifest.
 
 use super::publish::{Publication, SentinelObserver};
-use super::{SnapshotService, epoch_of, write_last_complete};
+use super::{LONGEST_PAUSE, RETRY_PAUSE, SnapshotService, write_last_complete};
 use crate::journal;
 use crate::kvs::{Frozen, merge_frozen};
 use crate::tiering::change_log;
@@ -10,24 +10,22 @@ use crate::tiering::uploader::Uploader;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::{LayerRef, Manifest, Totals, XidRange};
-use cbfs_core::format::{Features, keys};
+use cbfs_core::format::{Features, ObjectRef, keys};
 use cbfs_core::ids::{SnapshotNumber, Xid};
 use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{FailureType, SnapshotState, SnapshotStatus, StatusEvent};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// zstd's level for everything persisted.
 const LEVEL: i32 = 3;
 
-/// Pause before a request that failed for a passing reason is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(5);
-
 /// How an attempt ended.
 enum Outcome {
     Complete,
+    /// Withdrawn: this master was superseded.
+    Cancelled,
     /// The service stops: the request stays as it is.
     Stopped,
 }
@@ -36,13 +34,14 @@ impl SnapshotService {
     /// Carry a request out to a final state, or until the service stops. An error is one of the
     /// request's own log.
     pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
+        let mut pause = RETRY_PAUSE;
         loop {
             let error = match self.attempt(number) {
                 Ok(Outcome::Complete) => {
                     self.instance.set_problem("snapshots", None);
                     return Ok(());
                 }
-                Ok(Outcome::Stopped) => return Ok(()),
+                Ok(Outcome::Stopped | Outcome::Cancelled) => return Ok(()),
                 Err(_) if self.stopping() => return Ok(()),
                 Err(e) => e,
             };
@@ -66,30 +65,40 @@ impl SnapshotService {
                 self.instance.stop_preserving()?;
                 return self.enter(number, SnapshotState::Failed);
             }
-            let wait_ms = RETRY_PAUSE.as_millis() as u64;
+            let wait_ms = pause.as_millis() as u64;
             let what = "the attempt".to_owned();
             self.record(number, StatusEvent::Retry { what, reason, wait_ms })?;
-            let mut state = self.state.lock();
-            if !state.stop {
-                self.wake.wait_for(&mut state, RETRY_PAUSE);
-            }
+            self.pause(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
     fn status(&self, number: SnapshotNumber) -> Result<SnapshotStatus> {
-        let state = self.state.lock();
-        let log = state.requests.get(&number).ok_or_else(|| self.unknown(number))?;
-        Ok(log.status().clone())
+        let status = self.state.lock().requests.status(number).cloned();
+        status.ok_or_else(|| self.unknown(number))
     }
 
     fn attempt(self: &Arc<Self>, number: SnapshotNumber) -> Result<Outcome> {
         let status = self.status(number)?;
+        if status.state.is_final() {
+            return Ok(Outcome::Complete);
+        }
+        if self.instance.is_fenced() {
+            self.instance.stop_preserving()?;
+            self.enter(number, SnapshotState::Cancelled)?;
+            return Ok(Outcome::Cancelled);
+        }
         if status.state != SnapshotState::Queued {
-            if let Some(manifest) = self.published(&status)? {
+            if let Some(manifest) = self.published(number)? {
+                self.check_epoch(number)?;
                 return self.complete(number, &manifest);
             }
             self.prepare_resume(&status)?;
         }
+        let attempt = self.ids.attempt();
+        let boot_id = boot_id()?;
+        // Before the cut: a reboot right after it must be noticed.
+        self.record(number, StatusEvent::Attempt { attempt: attempt.clone(), boot_id })?;
         let frozen = match self.status(number)?.state {
             SnapshotState::Queued => self.collect(number)?,
             _ => self.instance.frozen_of(number)?,
@@ -97,13 +106,10 @@ impl SnapshotService {
         if self.stopping() {
             return Ok(Outcome::Stopped);
         }
-        let attempt = self.ids.attempt();
-        let boot_id = boot_id()?;
-        self.record(number, StatusEvent::Attempt { attempt: attempt.clone(), boot_id })?;
         self.enter(number, SnapshotState::Writing)?;
         let manifest = self.make_and_send(&status, &frozen, attempt)?;
         self.enter(number, SnapshotState::Copying)?;
-        self.publish(&manifest)?;
+        let manifest = self.publish(manifest)?;
         self.complete(number, &manifest)
     }
 
@@ -158,7 +164,7 @@ impl SnapshotService {
         attempt: String,
     ) -> Result<Manifest> {
         let parent = self.last_complete();
-        let base = parent.as_ref().map(|m| BaseSnapshot { number: m.number, epoch: epoch_of(m) });
+        let base = parent.as_ref().map(|m| BaseSnapshot { number: m.number, epoch: m.epoch });
         let range = XidRange {
             from: parent.as_ref().map_or(Xid::floor_of(self.instance.epoch()), |m| m.xid.to).next(),
             to: frozen.cut,
@@ -214,15 +220,31 @@ impl SnapshotService {
                 tarball_target: DEFAULT_TARBALL_TARGET,
             };
             publication.attach(uploader);
-            let persisted = persister::persist(&job, &*publication);
-            let persisted = match persisted {
-                Ok(persisted) => persisted,
-                Err(e) => {
-                    // The uploader's error is the cause when it ended first.
-                    return Err(publication.finish().err().unwrap_or(e));
-                }
-            };
-            self.finish_objects(&mut manifest, &persisted, &publication)?;
+            let log_key = format!("{}{}", job_prefix(&manifest), keys::LOG);
+            let log_path = proxy.join(format!("log-{attempt}"));
+            let journal = self.instance.journal_dir();
+            // The change log is made beside the tarballs: it needs the journal alone.
+            let made = std::thread::scope(|scope| {
+                let log = || change_log::write(&journal, range, &log_path, log_key, LEVEL);
+                let log = std::thread::Builder::new().name("change-log".into()).spawn_scoped(scope, log);
+                let persisted = persister::persist(&job, &*publication);
+                let log = log.context(|| "a thread could not be started".into()).and_then(|log| {
+                    log.join().unwrap_or_else(|_| Err(Error::failed("the change log thread panicked")))
+                });
+                Ok((persisted?, log?))
+            });
+            let finished = made.and_then(|(persisted, log)| {
+                let home = proxy.join(&log.key);
+                fs::rename(&log_path, &home)
+                    .context(|| format!("{} is lost", log_path.display()))?;
+                persister::Observer::object_made(&*publication, &log, &home)?;
+                self.finish_objects(&mut manifest, &persisted, log, &publication)
+            });
+            if let Err(e) = finished {
+                let cause = publication.abort(e);
+                self.empty_proxy()?;
+                return Err(cause);
+            }
         } else {
             self.enter(status.number, SnapshotState::Written)?;
         }
@@ -234,25 +256,18 @@ impl SnapshotService {
         Ok(manifest)
     }
 
-    /// After the persister: change log and status log, then wait for the uploads.
+    /// After the persister: the status log so far, then wait for the uploads.
     fn finish_objects(
         &self,
         manifest: &mut Manifest,
         persisted: &Persisted,
+        log: ObjectRef,
         publication: &Publication,
     ) -> Result<()> {
         let number = manifest.number;
-        let prefix = keys::attempt_prefix(number, manifest.epoch, &manifest.attempt);
-        let proxy = self.instance.dir().join("proxy");
-        let log_key = format!("{prefix}{}", keys::LOG);
-        let log_path = proxy.join(&log_key);
-        let journal = self.instance.journal_dir();
-        let log = change_log::write(&journal, manifest.xid, &log_path, log_key, LEVEL)?;
-        persister::Observer::object_made(publication, &log, &log_path)?;
         self.enter(number, SnapshotState::Written)?;
-
-        let status_key = format!("{prefix}{}", keys::STATUS);
-        let status_path = proxy.join(&status_key);
+        let status_key = format!("{}{}", job_prefix(manifest), keys::STATUS);
+        let status_path = self.instance.dir().join("proxy").join(&status_key);
         let describe = || format!("{} could not be written", status_path.display());
         fs::write(&status_path, self.log(number)?).context(describe)?;
         let copy = fs::File::open(&status_path).context(describe)?;
@@ -305,18 +320,34 @@ impl SnapshotService {
             }
         }
         self.enter(number, SnapshotState::Complete)?;
-        self.clean_up(manifest)?;
+        self.instance.stop_preserving()?;
+        self.clean_up_or_tell(manifest);
         Ok(Outcome::Complete)
     }
 
+    /// What an attempt left in the proxy cache: all of it is in the bucket, or useless.
+    fn empty_proxy(&self) -> Result<()> {
+        let proxy = self.instance.dir().join("proxy");
+        let emptied = fs::remove_dir_all(&proxy).and_then(|()| fs::create_dir(&proxy));
+        emptied.context(|| format!("{} could not be emptied", proxy.display()))
+    }
+
+    /// The snapshot is complete whatever becomes of the clean-up: it is run again after the next one, and
+    /// at the next start.
+    pub(super) fn clean_up_or_tell(&self, manifest: &Manifest) {
+        let problem = self.clean_up(manifest).err().map(|e| {
+            tracing::error!(fs = %self.fs, causes = ?e.causes(), "{e}");
+            format!("after snapshot {}: {e}", manifest.number)
+        });
+        self.instance.set_problem("clean-up", problem);
+    }
+
     fn clean_up(&self, manifest: &Manifest) -> Result<()> {
-        self.instance.stop_preserving()?;
-        let attempts = self.instance.dir().join("proxy/s");
-        match fs::remove_dir_all(&attempts) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).context(|| format!("{} could not be removed", attempts.display()));
-            }
-            _ => {}
+        let running = self.state.lock().requests.next_open().is_some_and(|next| {
+            self.instance.frozen_of(next).is_ok()
+        });
+        if !running {
+            self.empty_proxy()?;
         }
         let mut done: Vec<Frozen> = self
             .instance
@@ -334,6 +365,10 @@ impl SnapshotService {
         journal::trim(&self.instance.journal_dir(), manifest.xid.to)?;
         Ok(())
     }
+}
+
+fn job_prefix(manifest: &Manifest) -> String {
+    keys::attempt_prefix(manifest.number, manifest.epoch, &manifest.attempt)
 }
 
 /// Changes with every boot of the machine (`/proc/sys/kernel/random/boot_id`, random(4)).

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod publish;
+mod requests;
 
 use crate::instance::Instance;
 use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
@@ -17,14 +18,19 @@ use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{Handle, validate_snapshot_name};
-use cbfs_core::ids::{Epoch, SnapshotNumber};
-use cbfs_core::snapshot::{SnapshotState, StatusEvent, StatusLog};
+use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::snapshot::{SnapshotState, StatusEvent};
 use parking_lot::{Condvar, Mutex};
-use std::collections::BTreeMap;
+use requests::Requests;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Pause before what failed for a passing reason is tried again; doubles up to [`LONGEST_PAUSE`].
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
 /// Called with every change of a request.
 pub type OnChange = Arc<dyn Fn(SnapshotInfo) + Send + Sync>;
@@ -63,7 +69,7 @@ pub struct SnapshotService {
 }
 
 struct State {
-    requests: BTreeMap<SnapshotNumber, StatusLog>,
+    requests: Requests,
     last_complete: Option<Manifest>,
     stop: bool,
 }
@@ -73,7 +79,12 @@ impl SnapshotService {
     /// before the mount comes back; [`SnapshotService::start`] follows.
     pub fn open(params: ServiceParams) -> Result<Arc<SnapshotService>> {
         let ServiceParams { instance, fs, bucket, node, clock, ids, on_change } = params;
-        let requests = read_logs(&instance.dir().join("status"), &clock)?;
+        let (requests, problems) =
+            Requests::read(&instance.dir().join("status"), Arc::clone(&clock))?;
+        for problem in problems {
+            tracing::error!(instance = instance.id(), "{problem}");
+            instance.set_problem("status-log", Some(problem));
+        }
         let last_complete = read_last_complete(&last_complete_path(&instance))?;
         let service = Arc::new(SnapshotService {
             instance,
@@ -138,7 +149,7 @@ impl SnapshotService {
         let info = {
             let mut state = self.state.lock();
             if let Some(name) = &request.name {
-                let taken = state.requests.values().map(StatusLog::status).find(|s| {
+                let taken = state.requests.statuses().find(|s| {
                     s.name.as_ref() == Some(name)
                         && !matches!(s.state, SnapshotState::Failed | SnapshotState::Cancelled)
                 });
@@ -148,17 +159,9 @@ impl SnapshotService {
                 }
             }
             let number = state.next_number();
-            let path = log_path(&self.instance.dir().join("status"), number);
-            let log = StatusLog::create(
-                &path,
-                number,
-                request.name.clone(),
-                request.kind,
-                self.instance.epoch(),
-                Arc::clone(&self.clock),
-            )?;
-            state.requests.insert(number, log);
-            state.info(&self.fs, number)
+            let epoch = self.instance.epoch();
+            state.requests.create(number, request.name.clone(), request.kind, epoch)?;
+            state.requests.info(&self.fs, number)
         };
         self.wake.notify_all();
         let info = info.ok_or_else(|| Error::failed("the request vanished"))?;
@@ -169,20 +172,20 @@ impl SnapshotService {
     /// All requests this instance knows, oldest first.
     pub fn list(&self) -> Vec<SnapshotInfo> {
         let state = self.state.lock();
-        state.requests.keys().filter_map(|n| state.info(&self.fs, *n)).collect()
+        let numbers: Vec<SnapshotNumber> = state.requests.statuses().map(|s| s.number).collect();
+        numbers.into_iter().filter_map(|n| state.requests.info(&self.fs, n)).collect()
     }
 
     /// One request.
     pub fn get(&self, number: SnapshotNumber) -> Result<SnapshotInfo> {
-        self.state.lock().info(&self.fs, number).ok_or_else(|| self.unknown(number))
+        let info = self.state.lock().requests.info(&self.fs, number);
+        info.ok_or_else(|| self.unknown(number))
     }
 
     /// The status log of a request as it stands, JSON lines.
     pub fn log(&self, number: SnapshotNumber) -> Result<Vec<u8>> {
-        let path = match self.state.lock().requests.get(&number) {
-            Some(log) => log.path().to_owned(),
-            None => return Err(self.unknown(number)),
-        };
+        let path = self.state.lock().requests.path(number);
+        let path = path.ok_or_else(|| self.unknown(number))?;
         fs::read(&path).context(|| format!("{} could not be read", path.display()))
     }
 
@@ -204,11 +207,10 @@ impl SnapshotService {
     fn record(&self, number: SnapshotNumber, event: StatusEvent) -> Result<()> {
         let info = {
             let mut state = self.state.lock();
-            let Some(log) = state.requests.get_mut(&number) else {
+            if !state.requests.append(number, event)? {
                 return Err(self.unknown(number));
-            };
-            log.append(event)?;
-            state.info(&self.fs, number)
+            }
+            state.requests.info(&self.fs, number)
         };
         if let Some(info) = info {
             (self.on_change)(info);
@@ -222,6 +224,10 @@ impl SnapshotService {
 
     /// The thread: the oldest request that is not final, until stopped.
     fn run(self: &Arc<Self>) {
+        // A crash right after a snapshot was complete leaves its clean-up undone.
+        if let Some(manifest) = self.last_complete() {
+            self.clean_up_or_tell(&manifest);
+        }
         loop {
             let next = {
                 let mut state = self.state.lock();
@@ -229,80 +235,50 @@ impl SnapshotService {
                     if state.stop {
                         return;
                     }
-                    match state.next_open() {
+                    match state.requests.next_open() {
                         Some(number) => break number,
                         None => self.wake.wait(&mut state),
                     }
                 }
             };
             if let Err(e) = self.carry_out(next) {
+                // Its log could not be written, for a full disk say.
                 tracing::error!(fs = %self.fs, snapshot = %next, causes = ?e.causes(), "{e}");
                 self.instance.set_problem("snapshots", Some(format!("snapshot {next}: {e}")));
-                // Its log could not be written: nothing more can be done for it now.
-                return;
+                self.pause(RETRY_PAUSE);
             }
+        }
+    }
+
+    /// Wait, unless the service stops.
+    fn pause(&self, pause: Duration) {
+        let mut state = self.state.lock();
+        if !state.stop {
+            self.wake.wait_for(&mut state, pause);
         }
     }
 
     fn resume_preserving(&self) -> Result<()> {
         let state = self.state.lock();
-        for log in state.requests.values() {
-            let status = log.status();
+        let mut resumed = None;
+        for status in state.requests.statuses() {
             let persisting = !status.state.is_final() && status.state != SnapshotState::Queued;
             if persisting && let Ok(frozen) = self.instance.frozen_of(status.number) {
                 self.instance.resume_preserving(&frozen)?;
+                resumed = Some(frozen.generation);
             }
         }
         // A crash between the cut and its line in the log: the request is cut again, and what the
-        // first cut froze belongs to it.
-        Ok(())
+        // first cut froze belongs to it. Its copies are useless, like all others.
+        self.instance.discard_preserved_but(resumed)
     }
 }
 
 impl State {
     fn next_number(&self) -> SnapshotNumber {
-        let requested = self.requests.last_key_value().map_or(0, |(n, _)| n.0);
         let complete = self.last_complete.as_ref().map_or(0, |m| m.number.0);
-        SnapshotNumber(requested.max(complete) + 1)
+        SnapshotNumber(self.requests.last_number().max(complete) + 1)
     }
-
-    fn next_open(&self) -> Option<SnapshotNumber> {
-        let open = |log: &&StatusLog| !log.status().state.is_final();
-        self.requests.values().find(open).map(|log| log.status().number)
-    }
-
-    fn info(&self, fs: &Handle, number: SnapshotNumber) -> Option<SnapshotInfo> {
-        let status = self.requests.get(&number)?.status();
-        let before = if status.state == SnapshotState::Queued {
-            let open = |log: &&StatusLog| !log.status().state.is_final();
-            self.requests.range(..number).map(|(_, log)| log).filter(open).count()
-        } else {
-            0
-        };
-        Some(status.to_info(fs, before as u64))
-    }
-}
-
-fn log_path(dir: &Path, number: SnapshotNumber) -> PathBuf {
-    dir.join(format!("{:010}.jsonl", number.0))
-}
-
-fn read_logs(dir: &Path, clock: &Arc<dyn Clock>) -> Result<BTreeMap<SnapshotNumber, StatusLog>> {
-    let describe = || format!("{} could not be listed", dir.display());
-    let mut logs = BTreeMap::new();
-    for entry in fs::read_dir(dir).context(describe)? {
-        let path = entry.context(describe)?.path();
-        let number = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .and_then(|n| n.strip_suffix(".jsonl"))
-            .filter(|n| n.len() == 10)
-            .and_then(|n| n.parse().ok());
-        if let Some(number) = number {
-            logs.insert(SnapshotNumber(number), StatusLog::open(&path, Arc::clone(clock))?);
-        }
-    }
-    Ok(logs)
 }
 
 fn last_complete_path(instance: &Instance) -> PathBuf {
@@ -322,9 +298,4 @@ fn write_last_complete(instance: &Instance, manifest: &Manifest) -> Result<()> {
     let bytes = cbfs_core::format::to_json(manifest)?;
     durable_file::replace(&path, &bytes)
         .context(|| format!("{} could not be written", path.display()))
-}
-
-/// The epoch a manifest's parent line names.
-fn epoch_of(manifest: &Manifest) -> Epoch {
-    manifest.epoch
 }

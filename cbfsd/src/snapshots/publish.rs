@@ -10,10 +10,11 @@ use cbfs_core::error::{Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::ids::{Epoch, SnapshotNumber};
-use cbfs_core::snapshot::{SnapshotStatus, StatusEvent};
+use cbfs_core::snapshot::StatusEvent;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// At most this often a progress line goes into the log.
@@ -24,6 +25,8 @@ pub(super) struct Publication {
     service: Arc<SnapshotService>,
     number: SnapshotNumber,
     uploader: Mutex<Option<Uploader>>,
+    /// The attempt has failed: nothing more is sent.
+    aborted: AtomicBool,
     last_progress: Mutex<Option<Instant>>,
 }
 
@@ -36,6 +39,7 @@ impl Publication {
             service,
             number,
             uploader: Mutex::default(),
+            aborted: AtomicBool::new(false),
             last_progress: Mutex::default(),
         }
     }
@@ -56,6 +60,19 @@ impl Publication {
     pub(super) fn finish(&self) -> Result<()> {
         let uploader = self.uploader.lock().take();
         uploader.map_or(Ok(()), Uploader::finish)
+    }
+
+    /// The attempt failed with `error`: stop the uploader. Answers the cause: the uploader's own error
+    /// when it had ended before.
+    pub(super) fn abort(&self, error: Error) -> Error {
+        let Some(uploader) = self.uploader.lock().take() else { return error };
+        let ended_first = uploader.has_ended();
+        self.aborted.store(true, Ordering::SeqCst);
+        self.service.wake.notify_all();
+        match uploader.finish() {
+            Err(cause) if ended_first => cause,
+            _ => error,
+        }
     }
 
     fn note(&self, event: StatusEvent) {
@@ -95,6 +112,10 @@ impl UploadObserver for SentinelObserver {
         self.0.service.record(self.0.number, event)
     }
 
+    fn cancelled(&self) -> bool {
+        self.0.aborted.load(Ordering::SeqCst) || self.0.service.stopping()
+    }
+
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool {
         let wait_ms = pause.as_millis() as u64;
         let event =
@@ -103,46 +124,52 @@ impl UploadObserver for SentinelObserver {
         let service = &self.0.service;
         let text = format!("the bucket does not take objects: {reason}; trying again");
         service.instance.set_problem("bucket", Some(text));
-        let mut state = service.state.lock();
-        if !state.stop {
-            service.wake.wait_for(&mut state, pause);
-        }
-        !state.stop
+        service.pause(pause);
+        !self.cancelled()
     }
 }
 
 impl SnapshotService {
-    /// Whether the request's last attempt has published its manifest already.
-    pub(super) fn published(&self, status: &SnapshotStatus) -> Result<Option<Manifest>> {
-        let Some(attempt) = &status.attempt else { return Ok(None) };
-        match catalog::load_manifest(&*self.bucket, &self.fs, status.number, status.epoch) {
-            Ok(manifest) if manifest.attempt == *attempt => Ok(Some(manifest)),
-            Ok(manifest) => Err(self.taken(&manifest)),
+    /// The manifest that an attempt of this request has published already, if one has.
+    pub(super) fn published(&self, number: SnapshotNumber) -> Result<Option<Manifest>> {
+        let epoch = self.instance.epoch();
+        match catalog::load_manifest(&*self.bucket, &self.fs, number, epoch) {
+            Ok(manifest) => self.own(manifest).map(Some),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    fn taken(&self, manifest: &Manifest) -> Error {
+    /// A manifest under our number and epoch must be of one of our own attempts: a PUT whose
+    /// answer was lost may have landed late.
+    fn own(&self, manifest: Manifest) -> Result<Manifest> {
+        let attempts = self.state.lock().requests.attempts(manifest.number)?;
+        if attempts.contains(&manifest.attempt) {
+            return Ok(manifest);
+        }
         self.instance.fence();
         let text = format!(
             "snapshot {} of epoch {} was published by somebody else (node {}): this state \
              directory exists twice",
             manifest.number, manifest.epoch, manifest.node
         );
-        Error::new(ErrorKind::Conflict, text)
-            .hint("this instance is fenced; find the copy, and keep one of them")
+        Err(Error::new(ErrorKind::Conflict, text)
+            .hint("this instance is fenced; find the copy, and keep one of them"))
     }
 
-    /// Create the manifest: the snapshot exists from here on.
-    pub(super) fn publish(self: &Arc<Self>, manifest: &Manifest) -> Result<()> {
-        self.check_epoch()?;
-        let key = keys::absolute(&self.fs, &keys::manifest(manifest.number, manifest.epoch))?;
-        let bytes = cbfs_core::format::to_json(manifest)?;
-        let observer = SentinelObserver(Arc::new(Publication::new(Arc::clone(self), manifest.number)));
-        let what = format!("PUT {key}");
+    fn observer(self: &Arc<Self>, number: SnapshotNumber) -> SentinelObserver {
+        SentinelObserver(Arc::new(Publication::new(Arc::clone(self), number)))
+    }
+
+    /// Create the manifest: the snapshot exists from here on. Answers the manifest that stands.
+    pub(super) fn publish(self: &Arc<Self>, manifest: Manifest) -> Result<Manifest> {
+        let number = manifest.number;
+        self.check_epoch(number)?;
+        let key = keys::absolute(&self.fs, &keys::manifest(number, manifest.epoch))?;
+        let bytes = cbfs_core::format::to_json(&manifest)?;
+        let observer = self.observer(number);
         let mut other = false;
-        with_retries(&what, &observer, || {
+        with_retries(&format!("PUT {key}"), &observer, || {
             match create_or_same(&*self.bucket, &key, &bytes) {
                 Err(BucketError::AlreadyExists { .. }) => {
                     other = true;
@@ -151,31 +178,34 @@ impl SnapshotService {
                 result => result,
             }
         })?;
-        if other {
-            return Err(self.taken(&catalog::load_manifest(
-                &*self.bucket,
-                &self.fs,
-                manifest.number,
-                manifest.epoch,
-            )?));
-        }
+        let manifest = if other {
+            let there =
+                catalog::load_manifest(&*self.bucket, &self.fs, number, manifest.epoch)?;
+            self.own(there)?
+        } else {
+            manifest
+        };
         self.instance.set_problem("bucket", None);
-        self.check_epoch()
+        self.check_epoch(number)?;
+        Ok(manifest)
     }
 
-    /// Fence this instance when a later epoch exists.
-    pub(super) fn check_epoch(&self) -> Result<()> {
+    /// Fence this instance when a later epoch exists. Waits for the bucket as uploads do.
+    pub(super) fn check_epoch(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let next = Epoch(self.instance.epoch().0 + 1);
-        match catalog::epoch_claim(&*self.bucket, &self.fs, next)? {
-            None => Ok(()),
-            Some(claim) => {
-                self.instance.fence();
-                let text = format!(
-                    "epoch {} of {} was claimed by node {} ({})",
-                    claim.epoch, self.fs, claim.node, claim.host
-                );
-                Err(Error::new(ErrorKind::Conflict, text).hint("this master is fenced to read-only"))
-            }
+        let key = keys::absolute(&self.fs, &keys::epoch_claim(next))?;
+        let observer = self.observer(number);
+        let claimed =
+            with_retries(&format!("HEAD {key}"), &observer, || self.bucket.head(&key))?;
+        if claimed.is_none() {
+            return Ok(());
         }
+        self.instance.fence();
+        let holder = match catalog::epoch_claim(&*self.bucket, &self.fs, next) {
+            Ok(Some(claim)) => format!("node {} ({})", claim.node, claim.host),
+            _ => "another node".to_owned(),
+        };
+        let text = format!("epoch {next} of {} was claimed by {holder}", self.fs);
+        Err(Error::new(ErrorKind::Conflict, text).hint("this master is fenced to read-only"))
     }
 }

@@ -21,6 +21,9 @@ pub trait UploadObserver: Send + Sync {
     /// An object has arrived.
     fn object_sent(&self, object: &ObjectRef) -> Result<()>;
 
+    /// Whether to stop before the next object.
+    fn cancelled(&self) -> bool;
+
     /// A try failed; the next one follows after `pause`. Answers `false` to give up (the owner stops).
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool;
 }
@@ -53,6 +56,11 @@ impl Uploader {
         queued.map_err(|mpsc::SendError(_)| Error::failed("the uploader has stopped"))
     }
 
+    /// Whether its thread has ended: before [`Uploader::finish`] only after an error.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Wait until everything queued has arrived.
     pub fn finish(self) -> Result<()> {
         drop(self.queue);
@@ -70,6 +78,14 @@ fn run(
     waiting: &Receiver<(ObjectRef, PathBuf)>,
 ) -> Result<()> {
     for (object, path) in waiting {
+        if observer.cancelled() {
+            return Err(Error::failed("the upload was stopped"));
+        }
+        // What is not there will not be there at the next try either.
+        if !path.is_file() {
+            let text = format!("{} has gone from the proxy cache", path.display());
+            return Err(Error::failed(text));
+        }
         let key = keys::absolute(fs, &object.key)?;
         with_retries(&format!("PUT {key}"), observer, || put_file(bucket, &key, &object, &path))?;
         observer.object_sent(&object)?;

@@ -2,6 +2,8 @@
 
 use super::Key;
 use crate::error::{Error, ErrorKind};
+use std::io;
+use std::time::Duration;
 
 /// Result with [`BucketError`].
 pub type BucketResult<T> = Result<T, BucketError>;
@@ -47,6 +49,14 @@ pub enum BucketError {
         #[source]
         source: Option<std::io::Error>,
     },
+    /// The store answers that it cannot now: may pass soon.
+    #[error("the bucket is busy: {what}")]
+    Busy {
+        /// What was asked, and the answer.
+        what: String,
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
+    },
     /// The store is full.
     #[error("the bucket is full: {what}")]
     Full {
@@ -82,18 +92,41 @@ pub enum BucketError {
     },
 }
 
+/// When trying the same again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TryAgain {
+    /// Never: something has to change first.
+    Never,
+    /// In minutes, once somebody has made room, or the bucket.
+    Later,
+    /// In seconds; not before what the store asks for.
+    Soon(Option<Duration>),
+}
+
 impl BucketError {
     /// Whether trying the same again later can help.
     pub fn is_transient(&self) -> bool {
+        self.try_again() != TryAgain::Never
+    }
+
+    /// When trying the same again can help.
+    pub fn try_again(&self) -> TryAgain {
         match self {
-            BucketError::Unreachable { .. } | BucketError::Full { .. } | BucketError::Io { .. } => true,
+            BucketError::Unreachable { source: Some(cause), .. }
+                if cause.kind() == io::ErrorKind::NotFound =>
+            {
+                TryAgain::Later
+            }
+            BucketError::Unreachable { .. } | BucketError::Io { .. } => TryAgain::Soon(None),
+            BucketError::Busy { retry_after, .. } => TryAgain::Soon(*retry_after),
+            BucketError::Full { .. } => TryAgain::Later,
             BucketError::NotFound { .. }
             | BucketError::AlreadyExists { .. }
             | BucketError::Damaged { .. }
             | BucketError::Denied { .. }
             | BucketError::InvalidKey { .. }
             | BucketError::Invalid { .. }
-            | BucketError::Unsupported { .. } => false,
+            | BucketError::Unsupported { .. } => TryAgain::Never,
         }
     }
 }
@@ -111,6 +144,7 @@ impl From<BucketError> for Error {
             BucketError::Unreachable { .. } => {
                 (ErrorKind::BucketUnreachable, Some("check that the bucket exists and is reachable"))
             }
+            BucketError::Busy { .. } => (ErrorKind::BucketUnreachable, Some("try again later")),
             BucketError::Full { .. } => (ErrorKind::Failed, Some("free space in the bucket")),
             BucketError::Invalid { .. } => (
                 ErrorKind::Usage,

@@ -1,22 +1,35 @@
 //! A bucket that is opened when it is first needed: a daemon starts, and its mounts come back, while
 //! the bucket is down.
 
-use super::{Body, Bucket, BucketError, BucketResult, BucketUrl, Key, ObjectInfo};
+use super::{
+    Body, Bucket, BucketError, BucketResult, BucketUrl, Counters, Key, ObjectInfo, Patience, open_with,
+};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Opens the bucket at the first request, and anew after it could not be reached.
+/// Opens the bucket at the first request, and anew after it could not be reached or refused us. It
+/// has the patience of a daemon.
 #[derive(Debug)]
 pub struct LazyBucket {
     url: BucketUrl,
     read_only: bool,
     open: Mutex<Option<Arc<dyn Bucket>>>,
+    counters: Arc<Counters>,
 }
 
 impl LazyBucket {
     /// A bucket at `url`; nothing is asked of it yet.
     pub fn new(url: BucketUrl, read_only: bool) -> LazyBucket {
-        LazyBucket { url, read_only, open: Mutex::default() }
+        LazyBucket { url, read_only, open: Mutex::default(), counters: Arc::default() }
+    }
+
+    /// What was asked of it so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn open(&self) -> BucketResult<Arc<dyn Bucket>> {
+        open_with(&self.url, self.read_only, Patience::SERVICE, Arc::clone(&self.counters))
     }
 
     fn ask<T>(&self, request: impl FnOnce(&dyn Bucket) -> BucketResult<T>) -> BucketResult<T> {
@@ -24,12 +37,13 @@ impl LazyBucket {
             let mut open = self.open.lock();
             match &*open {
                 Some(bucket) => Arc::clone(bucket),
-                None => Arc::clone(open.insert(super::open(&self.url, self.read_only)?)),
+                None => Arc::clone(open.insert(self.open()?)),
             }
         };
         let answer = request(&*bucket);
-        if let Err(BucketError::Unreachable { .. }) = &answer {
-            // What comes back may be another directory or server under the same name.
+        if let Err(BucketError::Unreachable { .. } | BucketError::Denied { .. }) = &answer {
+            // What comes back may be another directory or server under the same name, and the files
+            // may hold other credentials by now.
             *self.open.lock() = None;
         }
         answer

@@ -1,19 +1,25 @@
-//! Buckets: where objects live. One trait, implementations beside it (`file`, later `s3`), and
-//! decorators over it. All calls block; callers own the threads.
+//! Buckets: where objects live. One trait, implementations beside it (`file`, `s3`), and
+//! decorators over it (`retry`, `counters`, `lazy`). All calls block; callers own the threads.
 //!
 //! Objects are immutable: every PUT but the node's sign of life is create-only. A store that
 //! cannot refuse a second creator cannot carry epochs.
 
+mod counters;
 mod error;
 mod file;
 mod key;
 mod lazy;
+mod retry;
+mod s3;
 mod url;
 
-pub use error::{BucketError, BucketResult};
+pub use counters::{Counted, CountedRequests, Counters, RequestKind};
+pub use error::{BucketError, BucketResult, TryAgain};
 pub use file::FileBucket;
 pub use key::Key;
 pub use lazy::LazyBucket;
+pub use retry::{MachinePace, Pace, Patience, Retrying};
+pub use s3::S3Bucket;
 pub use url::BucketUrl;
 
 use crate::inode::Timestamp;
@@ -72,14 +78,31 @@ pub trait Bucket: Send + Sync + std::fmt::Debug {
     fn delete(&self, key: &Key) -> BucketResult<()>;
 }
 
-/// Open the bucket that `url` names. For `file://` the directory must exist and be writable,
-/// unless `read_only`.
+/// Open the bucket that `url` names, for a command: it tries again for seconds what fails for a
+/// passing reason. For `file://` the directory must exist and be writable, unless `read_only`; of an
+/// S3 store nothing is asked yet, but there must be credentials.
 pub fn open(url: &BucketUrl, read_only: bool) -> BucketResult<Arc<dyn Bucket>> {
+    open_with(url, read_only, Patience::COMMAND, Arc::default())
+}
+
+/// Open the bucket that `url` names. Each try of a request is counted in `counters`.
+pub fn open_with(
+    url: &BucketUrl,
+    read_only: bool,
+    patience: Patience,
+    counters: Arc<Counters>,
+) -> BucketResult<Arc<dyn Bucket>> {
     match url {
-        BucketUrl::File { path } => Ok(Arc::new(FileBucket::open(path, read_only)?)),
-        BucketUrl::S3 { .. } => Err(BucketError::Unsupported {
-            what: format!("{url}: this version of CBFS has no S3 client yet"),
-        }),
+        // Trying again is for networks: what a disk refuses it refuses again.
+        BucketUrl::File { path } => {
+            let bucket = Arc::new(FileBucket::open(path, read_only)?);
+            Ok(Arc::new(Counted::new(bucket, counters)))
+        }
+        BucketUrl::S3 { .. } => {
+            let bucket = Arc::new(S3Bucket::open(url, read_only)?);
+            let counted = Arc::new(Counted::new(bucket, counters));
+            Ok(Arc::new(Retrying::new(counted, patience, Arc::new(MachinePace::default()))))
+        }
     }
 }
 

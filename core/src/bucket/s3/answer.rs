@@ -85,7 +85,8 @@ impl Refusal {
             (401 | 403, _) => {
                 BucketError::Denied { what, source: cause(io::ErrorKind::PermissionDenied) }
             }
-            (404, Some(key)) => BucketError::NotFound { key: key.clone() },
+            // Only a store knows this word: a stray web server's 404 is no absent object.
+            (404, Some(key)) if code == "NoSuchKey" => BucketError::NotFound { key: key.clone() },
             (412, Some(key)) => BucketError::AlreadyExists { key: key.clone() },
             (507, _) => BucketError::Full { what },
             (301 | 302 | 307 | 308 | 404, _) => {
@@ -174,7 +175,7 @@ mod tests {
     fn every_answer_has_its_kind() {
         use BucketError as E;
         assert!(matches!(judge(404, "NoSuchKey"), E::NotFound { .. }));
-        assert!(matches!(judge(404, ""), E::NotFound { .. }));
+        assert!(matches!(judge(404, ""), E::Unreachable { .. }), "an empty bucket is not invented");
         assert!(matches!(judge(404, "NoSuchBucket"), E::Unreachable { .. }));
         assert!(matches!(judge(412, "PreconditionFailed"), E::AlreadyExists { .. }));
         assert!(matches!(judge(409, "ConditionalRequestConflict"), E::Busy { .. }));

@@ -1,0 +1,150 @@
+//! A SeaweedFS of a test's own: one process on free loopback ports, killed with the test.
+
+use cbfs_core::bucket::{Bucket, BucketUrl, S3Bucket};
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks whether it is up.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What SeaweedFS adds to a port to get that of its gRPC twin.
+const TWIN: u16 = 10_000;
+/// The bucket in it.
+const BUCKET: &str = "cbfs-tests";
+
+/// The key pair that may read and list only.
+pub const READER: (&str, &str) = ("AKIDREADER", "reader-secret");
+
+/// A running (or killed) server.
+pub struct Server {
+    dir: tempfile::TempDir,
+    ports: Vec<u16>,
+    process: Option<Child>,
+}
+
+/// The value of a variable that `tests/s3/run` sets.
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: start this with tests/s3/run"))
+}
+
+/// A port that is free, and whose twin is.
+fn free_port() -> u16 {
+    for _ in 0..1000 {
+        let Ok(socket) = TcpListener::bind("127.0.0.1:0") else { continue };
+        let port = socket.local_addr().expect("its address").port();
+        let twin = port.checked_add(TWIN);
+        if twin.is_some_and(|twin| TcpListener::bind(("127.0.0.1", twin)).is_ok()) {
+            return port;
+        }
+    }
+    panic!("no free ports");
+}
+
+impl Server {
+    /// Start one with nothing in it but an empty bucket.
+    pub fn start() -> Server {
+        let dir = tempfile::Builder::new().prefix("cbfs-s3-").tempdir().expect("a directory");
+        let identity = |name: &str, (key, secret): (&str, &str), actions: &[&str]| {
+            serde_json::json!({
+                "name": name, "credentials": [{"accessKey": key, "secretKey": secret}],
+                "actions": actions,
+            })
+        };
+        let (key, secret) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"));
+        let identities = serde_json::json!({"identities": [
+            identity("admin", (&key, &secret), &["Admin", "Read", "Write", "List", "Tagging"]),
+            identity("reader", READER, &["Read", "List"]),
+        ]});
+        fs::write(dir.path().join("s3.json"), identities.to_string()).expect("its config");
+        fs::create_dir(dir.path().join("data")).expect("its directory");
+        // Ports stay the same over restarts: clients know them.
+        let mut ports = Vec::new();
+        while ports.len() < 5 {
+            let port = free_port();
+            if !ports.iter().any(|p: &u16| p.abs_diff(port) == TWIN || *p == port) {
+                ports.push(port);
+            }
+        }
+        let mut server = Server { dir, ports, process: None };
+        server.restart();
+        server
+    }
+
+    /// Start it again, with what it has stored.
+    pub fn restart(&mut self) {
+        self.kill9();
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path());
+        let log = log.expect("its log");
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        let roles = ["master", "volume", "filer", "s3", "admin"];
+        let ports = roles.iter().zip(&self.ports).map(|(role, port)| format!("-{role}.port={port}"));
+        let child = Command::new(variable("CBFS_TESTS_WEED"))
+            .arg("mini")
+            .arg(format!("-dir={}", at("data")))
+            .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"])
+            .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"])
+            .args(ports)
+            .arg(format!("-s3.config={}", at("s3.json")))
+            .arg(format!("-s3.localSocket={}", at("s3.sock")))
+            .arg(format!("-filer.localSocket={}", at("filer.sock")))
+            .arg(format!("-bucket={BUCKET}"))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("its log twice"))
+            .stderr(log)
+            .spawn();
+        self.process = Some(child.expect("weed could not be started"));
+        let url: BucketUrl = self.url("").parse().expect("a URL");
+        let bucket = S3Bucket::open(&url, true).expect("credentials");
+        let started = Instant::now();
+        while let Err(e) = bucket.list_dir("") {
+            let process = self.process.as_mut().expect("just started");
+            let ended = process.try_wait().expect("its state");
+            if ended.is_some() || started.elapsed() > PATIENCE {
+                panic!("the server did not start ({ended:?}, {e}):\n{}", self.log());
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// The URL of a prefix in its bucket.
+    pub fn url(&self, prefix: &str) -> String {
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        format!("s3://{BUCKET}{slash}{prefix}?endpoint=http://127.0.0.1:{}", self.ports[3])
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("weed.log")
+    }
+
+    fn log(&self) -> String {
+        read(&self.log_path())
+    }
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the server's log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+    }
+}
