@@ -29,6 +29,17 @@ pub(crate) fn render(error: &Error, style: Style) -> String {
     out
 }
 
+/// The error, with a hint by its kind where the one who made it knew none.
+pub(crate) fn with_general_hint(error: Error) -> Error {
+    match (error.hint_text(), error.kind()) {
+        (None, ErrorKind::Damage) => error.hint(
+            "nothing was changed; restore what is damaged from a copy or an older version, or use \
+             another snapshot",
+        ),
+        _ => error,
+    }
+}
+
 /// Continuation lines under the first one.
 fn indent(text: &str, columns: usize) -> String {
     text.trim_end()

@@ -46,8 +46,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(Stop::ClosedPipe) => ExitCode::SUCCESS,
         Err(Stop::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
         Err(Stop::Error(error)) => {
-            context.output.error(&error);
-            ExitCode::from(error.kind().exit_code())
+            let code = error.kind().exit_code();
+            context.output.error(&error_report::with_general_hint(error));
+            ExitCode::from(code)
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Makes a further handle to the same place; the argument is a folder in it, empty for the top.
-pub type Open<'a> = &'a dyn Fn(&str) -> Box<dyn Bucket>;
+pub(crate) type Open<'a> = &'a dyn Fn(&str) -> Box<dyn Bucket>;
 
 fn key(text: &str) -> Key {
     Key::new(text).unwrap()
@@ -17,7 +17,7 @@ fn names(objects: &[ObjectInfo]) -> Vec<&str> {
 }
 
 /// Bytes that look random, different from place to place.
-pub fn noise(len: usize) -> Vec<u8> {
+pub(crate) fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -29,7 +29,7 @@ pub fn noise(len: usize) -> Vec<u8> {
 }
 
 /// Check all of it. The place must be empty.
-pub fn check(open: Open<'_>) {
+pub(crate) fn check(open: Open<'_>) {
     objects_are_read_back(open);
     a_second_creator_is_refused(open);
     of_twelve_creators_one_wins(open);
@@ -42,7 +42,11 @@ pub fn check(open: Open<'_>) {
 
 fn objects_are_read_back(open: Open<'_>) {
     let bucket = open("read");
-    for (name, body) in [("a/b/c.json", b"hello".to_vec()), ("empty", Vec::new()), ("n", noise(100_000))] {
+    for (name, body) in [
+        ("a/b/c.json", b"hello".to_vec()),
+        ("empty", Vec::new()),
+        ("n", noise(100_000)),
+    ] {
         bucket.create(&key(name), Body::Bytes(&body)).unwrap();
         assert_eq!(bucket.get(&key(name)).unwrap(), body);
         let info = bucket.head(&key(name)).unwrap().unwrap();
@@ -53,11 +57,15 @@ fn objects_are_read_back(open: Open<'_>) {
     for (name, len) in [("file-0", 0), ("file-1", 1), ("file-3M", 3_000_001)] {
         let bytes = noise(len);
         std::fs::write(source.path(), &bytes).unwrap();
-        bucket.create(&key(name), Body::File(source.path())).unwrap();
+        bucket
+            .create(&key(name), Body::File(source.path()))
+            .unwrap();
         assert!(bucket.get(&key(name)).unwrap() == bytes, "{name}");
     }
     let missing = source.path().with_extension("none");
-    let error = bucket.create(&key("file-none"), Body::File(&missing)).unwrap_err();
+    let error = bucket
+        .create(&key("file-none"), Body::File(&missing))
+        .unwrap_err();
     assert!(matches!(error, BucketError::Io { .. }), "{error:?}");
     assert_eq!(bucket.head(&key("file-none")).unwrap(), None);
 }
@@ -67,9 +75,16 @@ fn a_second_creator_is_refused(open: Open<'_>) {
     let source = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(source.path(), b"third").unwrap();
     bucket.create(&key("a"), Body::Bytes(b"first")).unwrap();
-    for body in [Body::Bytes(b"second"), Body::Bytes(b"first"), Body::File(source.path())] {
+    for body in [
+        Body::Bytes(b"second"),
+        Body::Bytes(b"first"),
+        Body::File(source.path()),
+    ] {
         let error = bucket.create(&key("a"), body).unwrap_err();
-        assert!(matches!(&error, BucketError::AlreadyExists { key } if key.as_str() == "a"), "{error:?}");
+        assert!(
+            matches!(&error, BucketError::AlreadyExists { key } if key.as_str() == "a"),
+            "{error:?}"
+        );
     }
     assert_eq!(bucket.get(&key("a")).unwrap(), b"first");
     assert!(create_or_same(&*bucket, &key("a"), b"first").is_ok());
@@ -106,16 +121,28 @@ fn of_twelve_creators_one_wins(open: Open<'_>) {
 
 fn ranges_are_exact(open: Open<'_>) {
     let bucket = open("ranges");
-    bucket.create(&key("o"), Body::Bytes(b"0123456789")).unwrap();
+    bucket
+        .create(&key("o"), Body::Bytes(b"0123456789"))
+        .unwrap();
     bucket.create(&key("empty"), Body::Bytes(b"")).unwrap();
     let range = |offset, len| bucket.get_range(&key("o"), offset, len);
     assert_eq!(range(2, 3).unwrap(), b"234");
     assert_eq!(range(9, 1).unwrap(), b"9");
     assert_eq!(range(0, 10).unwrap(), b"0123456789");
     assert_eq!(range(10, 0).unwrap(), b"");
-    for (offset, len) in [(5, 6), (10, 1), (11, 0), (0, 11), (0, u64::MAX), (u64::MAX, 2)] {
+    for (offset, len) in [
+        (5, 6),
+        (10, 1),
+        (11, 0),
+        (0, 11),
+        (0, u64::MAX),
+        (u64::MAX, 2),
+    ] {
         let error = range(offset, len).unwrap_err();
-        assert!(matches!(error, BucketError::Damaged { .. }), "{offset} {len}: {error:?}");
+        assert!(
+            matches!(error, BucketError::Damaged { .. }),
+            "{offset} {len}: {error:?}"
+        );
     }
     let error = bucket.get_range(&key("empty"), 0, 1).unwrap_err();
     assert!(matches!(error, BucketError::Damaged { .. }), "{error:?}");
@@ -127,7 +154,10 @@ fn ranges_are_exact(open: Open<'_>) {
 
 fn what_is_not_there_is_told_as_such(open: Open<'_>) {
     let bucket = open("absent");
-    assert!(matches!(bucket.get(&key("a/b")), Err(BucketError::NotFound { .. })));
+    assert!(matches!(
+        bucket.get(&key("a/b")),
+        Err(BucketError::NotFound { .. })
+    ));
     assert_eq!(bucket.head(&key("a/b")).unwrap(), None);
     bucket.delete(&key("a/b")).unwrap();
     assert_eq!(bucket.list("").unwrap(), []);
@@ -153,20 +183,35 @@ fn objects_are_replaced_and_deleted(open: Open<'_>) {
     assert_eq!(bucket.get(&key("nodes/n.json")).unwrap(), b"22");
     bucket.delete(&key("nodes/n.json")).unwrap();
     assert_eq!(bucket.head(&key("nodes/n.json")).unwrap(), None);
-    bucket.create(&key("nodes/n.json"), Body::Bytes(b"again")).unwrap();
+    bucket
+        .create(&key("nodes/n.json"), Body::Bytes(b"again"))
+        .unwrap();
 }
 
 fn listings_are_complete_and_sorted(open: Open<'_>) {
     let bucket = open("lists");
-    let all = ["f.config", "f/m-x", "f/m/1", "f/m/2", "f/m/deep/er", "fa", "g.config"];
+    let all = [
+        "f.config",
+        "f/m-x",
+        "f/m/1",
+        "f/m/2",
+        "f/m/deep/er",
+        "fa",
+        "g.config",
+    ];
     for name in all.iter().rev() {
-        bucket.create(&key(name), Body::Bytes(name.as_bytes())).unwrap();
+        bucket
+            .create(&key(name), Body::Bytes(name.as_bytes()))
+            .unwrap();
     }
     assert_eq!(names(&bucket.list("").unwrap()), all);
     assert_eq!(names(&bucket.list("f/m").unwrap()), all[1..5]);
     assert_eq!(names(&bucket.list("f/m/").unwrap()), all[2..5]);
     assert_eq!(names(&bucket.list("f/m/d").unwrap()), ["f/m/deep/er"]);
-    assert_eq!(names(&bucket.list_dir("").unwrap()), ["f.config", "fa", "g.config"]);
+    assert_eq!(
+        names(&bucket.list_dir("").unwrap()),
+        ["f.config", "fa", "g.config"]
+    );
     assert_eq!(names(&bucket.list_dir("f/m/").unwrap()), ["f/m/1", "f/m/2"]);
     let listed = &bucket.list("f/m/1").unwrap()[0];
     assert!(listed.size == 5 && listed.modified > Timestamp(0));
@@ -177,7 +222,7 @@ fn listings_are_complete_and_sorted(open: Open<'_>) {
 }
 
 /// More objects than a store lists at a time.
-pub fn check_many_objects(open: Open<'_>, count: usize) {
+pub(crate) fn check_many_objects(open: Open<'_>, count: usize) {
     let bucket = open("many");
     let wanted: Vec<String> = (0..count).map(|n| format!("m/{n:010}-e1.json")).collect();
     let next = AtomicUsize::new(0);
@@ -196,12 +241,14 @@ pub fn check_many_objects(open: Open<'_>, count: usize) {
 }
 
 /// An object larger than one request may carry.
-pub fn check_a_large_object(open: Open<'_>, len: usize) {
+pub(crate) fn check_a_large_object(open: Open<'_>, len: usize) {
     let bucket = open("large");
     let source = tempfile::NamedTempFile::new().unwrap();
     let bytes = noise(len);
     std::fs::write(source.path(), &bytes).unwrap();
-    bucket.create(&key("tar"), Body::File(source.path())).unwrap();
+    bucket
+        .create(&key("tar"), Body::File(source.path()))
+        .unwrap();
     assert_eq!(bucket.head(&key("tar")).unwrap().unwrap().size, len as u64);
     assert!(bucket.get(&key("tar")).unwrap() == bytes);
     for at in [0, 16 << 20, len / 2, len - 1000] {
@@ -210,8 +257,13 @@ pub fn check_a_large_object(open: Open<'_>, len: usize) {
     }
     // Also in parts nobody overwrites an object, and what was sent in vain leaves none.
     std::fs::write(source.path(), &bytes[1..]).unwrap();
-    let error = bucket.create(&key("tar"), Body::File(source.path())).unwrap_err();
-    assert!(matches!(error, BucketError::AlreadyExists { .. }), "{error:?}");
+    let error = bucket
+        .create(&key("tar"), Body::File(source.path()))
+        .unwrap_err();
+    assert!(
+        matches!(error, BucketError::AlreadyExists { .. }),
+        "{error:?}"
+    );
     assert!(bucket.get(&key("tar")).unwrap() == bytes);
     assert_eq!(names(&bucket.list("").unwrap()), ["tar"]);
 }

@@ -85,7 +85,11 @@ fn a_bucket_in_a_store_holds_many_and_large_objects() {
 #[ignore = "needs an S3 server: tests/s3/run"]
 fn an_absent_bucket_does_not_look_like_an_empty_one() {
     let server = Server::start();
-    let url = server.url("").replace("s3://cbfs-tests", "s3://no-such-bucket").parse().unwrap();
+    let url = server
+        .url("")
+        .replace("s3://cbfs-tests", "s3://no-such-bucket")
+        .parse()
+        .unwrap();
     let bucket = S3Bucket::open(&url, true).unwrap();
     let key = Key::new("a").unwrap();
     let unreachable = |e: Option<BucketError>| {
@@ -103,15 +107,23 @@ fn an_absent_bucket_does_not_look_like_an_empty_one() {
 /// Mount a file system of its own, as master; answers its handle.
 fn create_and_mount(node: &Node, url: &str, mnt: &Path) -> String {
     node.start();
-    let fs = node.ctl(["fs", "create", "home", "--bucket", url]).ok().trim_end().to_owned();
-    node.ctl(["mount", &fs, mnt.to_str().unwrap(), "--bucket", url]).ok();
+    let fs = node
+        .ctl(["fs", "create", "home", "--bucket", url])
+        .ok()
+        .trim_end()
+        .to_owned();
+    node.ctl(["mount", &fs, mnt.to_str().unwrap(), "--bucket", url])
+        .ok();
     fs
 }
 
 /// `cbfsctl` on a node, with these credentials instead of ours.
 fn ctl_as(node: &Node, (key, secret): (&str, &str), args: &[&str]) -> Ran {
     let mut command = node.command();
-    command.env("AWS_ACCESS_KEY_ID", key).env("AWS_SECRET_ACCESS_KEY", secret).args(args);
+    command
+        .env("AWS_ACCESS_KEY_ID", key)
+        .env("AWS_SECRET_ACCESS_KEY", secret)
+        .args(args);
     Ran::of(&mut command)
 }
 
@@ -119,7 +131,10 @@ fn ctl_as(node: &Node, (key, secret): (&str, &str), args: &[&str]) -> Ran {
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < PATIENCE, "it did not come about: {what}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "it did not come about: {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -134,7 +149,11 @@ fn the_demo_runs_with_a_bucket_in_a_store() {
     tree::build(&tree);
     let mut command = Command::new(cbfs_tests::cbfsctl());
     command.args(["demo", "--bucket", &server.url("demo")]);
-    command.arg("--tree").arg(&tree).arg("--dir").arg(stage.path("d"));
+    command
+        .arg("--tree")
+        .arg(&tree)
+        .arg("--dir")
+        .arg(stage.path("d"));
     let said = Ran::of(&mut command).ok();
     assert!(said.contains("all of it exact"), "{said}");
 }
@@ -148,11 +167,21 @@ fn a_wrong_secret_is_exit_code_12_at_once_and_is_not_repeated() {
     let url = server.url("wrong");
     let key = std::env::var("AWS_ACCESS_KEY_ID").unwrap();
     let wrong = (key.as_str(), "not-the-secret");
-    for args in [["fs", "create", "home", "--bucket", &url], ["fs", "show", "home", "--bucket", &url]] {
+    for args in [
+        ["fs", "create", "home", "--bucket", &url],
+        ["fs", "show", "home", "--bucket", &url],
+    ] {
         let said = ctl_as(&node, wrong, &args).fails(12, &["refused"]);
-        assert!(!said.contains("not-the-secret") && !said.contains(&key), "{said}");
+        assert!(
+            !said.contains("not-the-secret") && !said.contains(&key),
+            "{said}"
+        );
     }
-    let said = ctl_as(&node, ("AKIDNOBODY", "x"), &["fs", "list", "--bucket", &url]);
+    let said = ctl_as(
+        &node,
+        ("AKIDNOBODY", "x"),
+        &["fs", "list", "--bucket", &url],
+    );
     said.fails(12, &["does not know the access key"]);
 }
 
@@ -162,10 +191,14 @@ fn an_absent_store_or_bucket_is_exit_code_5() {
     let mut server = Server::start();
     let stage = Stage::new();
     let node = stage.node("a");
-    let absent = server.url("").replace("s3://cbfs-tests", "s3://no-such-bucket");
-    node.ctl(["fs", "list", "--bucket", &absent]).fails(5, &["no such bucket"]);
+    let absent = server
+        .url("")
+        .replace("s3://cbfs-tests", "s3://no-such-bucket");
+    node.ctl(["fs", "list", "--bucket", &absent])
+        .fails(5, &["no such bucket"]);
     server.kill9();
-    node.ctl(["fs", "list", "--bucket", &server.url("")]).fails(5, &["refused"]);
+    node.ctl(["fs", "list", "--bucket", &server.url("")])
+        .fails(5, &["refused"]);
 }
 
 #[test]
@@ -177,13 +210,19 @@ fn a_slave_needs_to_read_only_and_a_master_is_refused_then() {
     let (node, mnt, url) = (stage.node("a"), stage.dir("mnt"), server.url("ro"));
     let fs = create_and_mount(&node, &url, &mnt);
     tree::build(&mnt.join("tree"));
-    node.ctl(["snapshot", "create", &fs, "--wait", "--timeout", "120"]).ok();
+    node.ctl(["snapshot", "create", &fs, "--wait", "--timeout", "120"])
+        .ok();
     let wanted = Fingerprint::take(&mnt, Exactness::Snapshot);
 
     let (reader, there) = (stage.node("reader"), stage.dir("there"));
     let there_text = there.to_str().unwrap();
     let snapshot = format!("{fs}@1");
-    ctl_as(&reader, READER, &["mount", &snapshot, there_text, "--slave", "--bucket", &url]).ok();
+    ctl_as(
+        &reader,
+        READER,
+        &["mount", &snapshot, there_text, "--slave", "--bucket", &url],
+    )
+    .ok();
     let found = Fingerprint::take(&there, Exactness::Snapshot);
     assert_same("read with a key that may read only", &wanted, &found);
     ctl_as(&reader, READER, &["fs", "create", "mine", "--bucket", &url]).fails(12, &["refused"]);
@@ -200,10 +239,18 @@ fn while_the_store_is_down_the_mount_works_and_the_snapshot_completes_when_it_is
     tree::build(&mnt.join("tree"));
     // Several tarballs, so that there is something on its way when the first has arrived.
     for n in 0..6 {
-        fs::write(mnt.join(format!("large-{n}")), contract::noise(25_000_000 + n)).unwrap();
+        fs::write(
+            mnt.join(format!("large-{n}")),
+            contract::noise(25_000_000 + n),
+        )
+        .unwrap();
     }
     let wanted = Fingerprint::take(&mnt, Exactness::Snapshot);
-    let log = node.state_dir().join("instances").join(&fs).join("status/0000000001.jsonl");
+    let log = node
+        .state_dir()
+        .join("instances")
+        .join(&fs)
+        .join("status/0000000001.jsonl");
     let log = || fs::read_to_string(&log).unwrap_or_default();
     node.ctl(["snapshot", "create", &fs]).ok();
     wait_until("the first object arrives", || log().contains("object_sent"));
@@ -218,11 +265,41 @@ fn while_the_store_is_down_the_mount_works_and_the_snapshot_completes_when_it_is
 
     server.restart();
     let snapshot = format!("{fs}@1");
-    node.ctl(["snapshot", "watch", &snapshot, "--timeout", "120"]).ok();
+    node.ctl(["snapshot", "watch", &snapshot, "--timeout", "120"])
+        .ok();
 
     let (other, there) = (stage.node("b"), stage.dir("there"));
     other.start();
-    other.ctl(["mount", &snapshot, there.to_str().unwrap(), "--slave", "--bucket", &url]).ok();
+    other
+        .ctl([
+            "mount",
+            &snapshot,
+            there.to_str().unwrap(),
+            "--slave",
+            "--bucket",
+            &url,
+        ])
+        .ok();
     let found = Fingerprint::take(&there, Exactness::Snapshot);
     assert_same("a snapshot whose upload was interrupted", &wanted, &found);
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
+fn a_probe_tells_what_the_store_is_good_for_and_leaves_nothing() {
+    let server = Server::start();
+    let stage = Stage::new();
+    let node = stage.node("a");
+    let url = server.url("probe");
+    let report = node.json(["bucket", "probe", &url]);
+    assert_eq!(report["good_for"], "masters_and_slaves", "{report:#}");
+    for check in report["checks"].as_array().unwrap() {
+        assert_eq!(check["verdict"], "good", "{report:#}");
+    }
+    let left = S3Bucket::open(&url.parse().unwrap(), true)
+        .unwrap()
+        .list("");
+    assert_eq!(left.unwrap(), []);
+    let said = ctl_as(&node, READER, &["bucket", "probe", &url]).ok();
+    assert!(said.contains("good for slaves only"), "{said}");
 }

@@ -17,10 +17,10 @@ const TWIN: u16 = 10_000;
 const BUCKET: &str = "cbfs-tests";
 
 /// The key pair that may read and list only.
-pub const READER: (&str, &str) = ("AKIDREADER", "reader-secret");
+pub(crate) const READER: (&str, &str) = ("AKIDREADER", "reader-secret");
 
 /// A running (or killed) server.
-pub struct Server {
+pub(crate) struct Server {
     dir: tempfile::TempDir,
     ports: Vec<u16>,
     process: Option<Child>,
@@ -28,13 +28,16 @@ pub struct Server {
 
 /// The value of a variable that `tests/s3/run` sets.
 fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: start this with tests/s3/run"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: start this with tests/s3/run"))
 }
 
 /// A port that is free, and whose twin is.
 fn free_port() -> u16 {
     for _ in 0..1000 {
-        let Ok(socket) = TcpListener::bind("127.0.0.1:0") else { continue };
+        let Ok(socket) = TcpListener::bind("127.0.0.1:0") else {
+            continue;
+        };
         let port = socket.local_addr().expect("its address").port();
         let twin = port.checked_add(TWIN);
         if twin.is_some_and(|twin| TcpListener::bind(("127.0.0.1", twin)).is_ok()) {
@@ -46,15 +49,21 @@ fn free_port() -> u16 {
 
 impl Server {
     /// Start one with nothing in it but an empty bucket.
-    pub fn start() -> Server {
-        let dir = tempfile::Builder::new().prefix("cbfs-s3-").tempdir().expect("a directory");
+    pub(crate) fn start() -> Server {
+        let dir = tempfile::Builder::new()
+            .prefix("cbfs-s3-")
+            .tempdir()
+            .expect("a directory");
         let identity = |name: &str, (key, secret): (&str, &str), actions: &[&str]| {
             serde_json::json!({
                 "name": name, "credentials": [{"accessKey": key, "secretKey": secret}],
                 "actions": actions,
             })
         };
-        let (key, secret) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"));
+        let (key, secret) = (
+            variable("AWS_ACCESS_KEY_ID"),
+            variable("AWS_SECRET_ACCESS_KEY"),
+        );
         let identities = serde_json::json!({"identities": [
             identity("admin", (&key, &secret), &["Admin", "Read", "Write", "List", "Tagging"]),
             identity("reader", READER, &["Read", "List"]),
@@ -65,28 +74,50 @@ impl Server {
         let mut ports = Vec::new();
         while ports.len() < 5 {
             let port = free_port();
-            if !ports.iter().any(|p: &u16| p.abs_diff(port) == TWIN || *p == port) {
+            if !ports
+                .iter()
+                .any(|p: &u16| p.abs_diff(port) == TWIN || *p == port)
+            {
                 ports.push(port);
             }
         }
-        let mut server = Server { dir, ports, process: None };
+        let mut server = Server {
+            dir,
+            ports,
+            process: None,
+        };
         server.restart();
         server
     }
 
     /// Start it again, with what it has stored.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill9();
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path());
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path());
         let log = log.expect("its log");
         let at = |name: &str| self.dir.path().join(name).display().to_string();
         let roles = ["master", "volume", "filer", "s3", "admin"];
-        let ports = roles.iter().zip(&self.ports).map(|(role, port)| format!("-{role}.port={port}"));
+        let ports = roles
+            .iter()
+            .zip(&self.ports)
+            .map(|(role, port)| format!("-{role}.port={port}"));
         let child = Command::new(variable("CBFS_TESTS_WEED"))
             .arg("mini")
             .arg(format!("-dir={}", at("data")))
-            .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"])
-            .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"])
+            .args([
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-webdav=false",
+                "-admin.ui=false",
+            ])
+            .args([
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                "-master.telemetry=false",
+            ])
             .args(ports)
             .arg(format!("-s3.config={}", at("s3.json")))
             .arg(format!("-s3.localSocket={}", at("s3.sock")))
@@ -112,7 +143,7 @@ impl Server {
     }
 
     /// `kill -9`.
-    pub fn kill9(&mut self) {
+    pub(crate) fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
@@ -120,9 +151,12 @@ impl Server {
     }
 
     /// The URL of a prefix in its bucket.
-    pub fn url(&self, prefix: &str) -> String {
+    pub(crate) fn url(&self, prefix: &str) -> String {
         let slash = if prefix.is_empty() { "" } else { "/" };
-        format!("s3://{BUCKET}{slash}{prefix}?endpoint=http://127.0.0.1:{}", self.ports[3])
+        format!(
+            "s3://{BUCKET}{slash}{prefix}?endpoint=http://127.0.0.1:{}",
+            self.ports[3]
+        )
     }
 
     fn log_path(&self) -> PathBuf {
@@ -144,7 +178,10 @@ impl Drop for Server {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- the server's log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+            eprintln!(
+                "--- the server's log:\n{}",
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            );
         }
     }
 }

@@ -264,11 +264,16 @@ impl Master {
 
     /// Mount a snapshot on a node of its own.
     pub fn slave(&self, number: u64) -> Slave {
-        let name = format!("slave-{number}-{}", self.stage.next());
+        self.slave_of(&number.to_string())
+    }
+
+    /// Mount a snapshot by number, name or `latest` on a node of its own.
+    pub fn slave_of(&self, snapshot: &str) -> Slave {
+        let name = format!("slave-{}", next());
         let node = self.stage.node(&name);
         node.start();
         let mnt = self.stage.dir(format!("{name}-mnt"));
-        let snapshot = format!("{}@{number}", self.fs);
+        let snapshot = format!("{}@{snapshot}", self.fs);
         let dir = mnt.to_str().expect("a plain path").to_owned();
         let args = ["mount", &snapshot, &dir, "--slave", "--bucket"];
         node.ctl(args.into_iter().chain([self.bucket.url()])).ok();
@@ -297,11 +302,9 @@ pub struct Slave {
     pub mnt: PathBuf,
 }
 
-impl Stage {
-    /// A number that was not there before.
-    fn next(&self) -> u64 {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    }
+/// A number that was not there before.
+fn next() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -10,10 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-/// Operations done and answered, by all writers.
-static NONE: AtomicU64 = AtomicU64::new(0);
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Let a ledger go on until the daemon is gone. `done` counts what was answered.
 fn write_until_killed(ledger: &mut Ledger, done: &AtomicU64) {
@@ -22,13 +19,12 @@ fn write_until_killed(ledger: &mut Ledger, done: &AtomicU64) {
     }
 }
 
-/// Kill the daemon as soon as `count` further operations were answered.
-fn kill_after(m: &Master, done: &AtomicU64, count: u64) {
+/// Wait until `count` further operations were answered.
+fn wait_until(done: &AtomicU64, count: u64) {
     let goal = done.load(Ordering::SeqCst) + count;
     while done.load(Ordering::SeqCst) < goal {
         std::thread::yield_now();
     }
-    m.node.kill9();
 }
 
 #[test]
@@ -44,7 +40,8 @@ fn kill9_in_the_middle_of_writers_loses_nothing_that_was_answered() {
             for ledger in &mut ledgers {
                 scope.spawn(|| write_until_killed(ledger, &done));
             }
-            kill_after(&m, &done, 50 + dice.below(1_500));
+            wait_until(&done, 50 + dice.below(1_500));
+            m.node.kill9();
         });
         m.node.start();
         ledgers.iter_mut().for_each(Ledger::check);
@@ -64,7 +61,8 @@ fn kill9_while_it_recovers_loses_nothing_either() {
     for round in 0..3 {
         std::thread::scope(|scope| {
             scope.spawn(|| write_until_killed(&mut ledger, &done));
-            kill_after(&m, &done, 800);
+            wait_until(&done, 800);
+            m.node.kill9();
         });
         // At several moments of its start.
         for moment in 0..4 {
@@ -272,25 +270,11 @@ fn kill9_right_after_a_cut_loses_neither_what_was_before_nor_what_came_after() {
     let done = AtomicU64::new(0);
     for round in 0..4 {
         let number = std::thread::scope(|scope| {
-            let started = AtomicBool::new(false);
-            let writer = scope.spawn(|| {
-                for n in 0..2_000 {
-                    if n == 300 {
-                        started.store(true, Ordering::SeqCst);
-                    }
-                    if ledger.step().is_err() {
-                        return;
-                    }
-                    done.fetch_add(1, Ordering::SeqCst);
-                }
-                write_until_killed(&mut ledger, &NONE);
-            });
-            while !started.load(Ordering::SeqCst) {
-                std::thread::yield_now();
-            }
+            scope.spawn(|| write_until_killed(&mut ledger, &done));
+            wait_until(&done, 300);
             let number = m.snapshot_until("collected");
-            kill_after(&m, &done, round * 20);
-            writer.join().unwrap();
+            wait_until(&done, round * 20);
+            m.node.kill9();
             number
         });
         m.node.start();

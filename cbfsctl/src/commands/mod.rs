@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod bucket;
 mod demo;
 mod epoch;
 mod fs;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Snapshot(snapshot::SnapshotCommand),
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
+    #[command(subcommand)]
+    Bucket(bucket::BucketCommand),
     Status(status::Args),
     Demo(demo::Args),
     #[command(subcommand, hide = true)]
@@ -67,6 +70,7 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Instance(command) => instance::run(command, context)?,
         Command::Snapshot(command) => snapshot::run(command, context)?,
         Command::Epoch(command) => epoch::run(command, context)?,
+        Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,
         Command::Demo(args) => demo::run(&args, context)?,
         Command::Util(command) => return util::run(command, context),

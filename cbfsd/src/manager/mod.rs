@@ -115,6 +115,10 @@ impl Manager {
     fn restore_one(self: &Arc<Self>, dir: &Path) -> Result<()> {
         let Some(config) = InstanceConfig::read(dir)? else { return Ok(()) };
         let mount_point = config.mount_point.clone();
+        if config.role == Role::Slave && mount_point.is_none() {
+            // Detached lazily, and the daemon ended before it was settled: nothing is left of it.
+            return fs::remove_dir_all(dir).context(|| format!("{} stays", dir.display()));
+        }
         let open = self.open_instance(config, None)?;
         match mount_point {
             Some(mount_point) => self.attach(&open, &mount_point),

@@ -310,8 +310,15 @@ impl Manager {
         }
         if !session.has_ended() {
             // Detached lazily and still in use: it is served until the last file is closed, and
-            // settled then.
+            // settled then. With the next daemon it is not to come back.
             *open.session.lock() = Some(session);
+            if let Some(snapshots) = &open.snapshots {
+                snapshots.set_mount_point(None);
+            }
+            let mut config = open.config.lock();
+            config.mount_point = None;
+            config.store(&open.dir)?;
+            drop(config);
             return Ok(open.info());
         }
         drop(session);
@@ -391,7 +398,8 @@ fn check_mount_point(path: &Path, non_empty: bool) -> Result<PathBuf> {
         Err(e) => return Err(Error::failed(describe()).because(e)),
     };
     if !real.is_dir() {
-        return Err(Error::new(ErrorKind::Usage, format!("{} is no directory", path.display())));
+        let text = format!("{} is no directory", path.display());
+        return Err(Error::new(ErrorKind::Usage, text).hint("a mount point is an empty directory"));
     }
     if cbfs_fuse::is_mount_point(&real).context(describe)? {
         let text = format!("something is mounted at {} already", path.display());

@@ -265,6 +265,7 @@ impl SnapshotService {
         publication: &Publication,
     ) -> Result<()> {
         let number = manifest.number;
+        publication.persisted();
         self.enter(number, SnapshotState::Written)?;
         let status_key = format!("{}{}", job_prefix(manifest), keys::STATUS);
         let status_path = self.instance.dir().join("proxy").join(&status_key);
@@ -272,7 +273,7 @@ impl SnapshotService {
         fs::write(&status_path, self.log(number)?).context(describe)?;
         let copy = fs::File::open(&status_path).context(describe)?;
         let copy = cbfs_core::frames::StoredObject::of(copy).context(describe)?.at(status_key);
-        publication.send(&copy, &status_path)?;
+        persister::Observer::object_made(publication, &copy, &status_path)?;
         publication.finish()?;
 
         manifest.totals = persisted.totals;

@@ -27,7 +27,15 @@ pub(super) struct Publication {
     uploader: Mutex<Option<Uploader>>,
     /// The attempt has failed: nothing more is sent.
     aborted: AtomicBool,
-    last_progress: Mutex<Option<Instant>>,
+    progress: Mutex<Progress>,
+}
+
+/// What of the persister's progress is in the log.
+#[derive(Default)]
+struct Progress {
+    told_at: Option<Instant>,
+    /// Files and bytes that are not in the log yet.
+    untold: Option<(u64, u64)>,
 }
 
 /// The uploader's view of a publication.
@@ -40,7 +48,7 @@ impl Publication {
             number,
             uploader: Mutex::default(),
             aborted: AtomicBool::new(false),
-            last_progress: Mutex::default(),
+            progress: Mutex::default(),
         }
     }
 
@@ -53,6 +61,13 @@ impl Publication {
         match &*self.uploader.lock() {
             Some(uploader) => uploader.send(object, path),
             None => Err(Error::failed("the uploader has stopped")),
+        }
+    }
+
+    /// The persister is done: put the rest of its progress into the log.
+    pub(super) fn persisted(&self) {
+        if let Some((files, bytes)) = self.progress.lock().untold.take() {
+            self.note(StatusEvent::Progress { files, bytes });
         }
     }
 
@@ -88,10 +103,12 @@ impl Observer for Publication {
     }
 
     fn progress(&self, files: u64, bytes: u64) {
-        let mut last = self.last_progress.lock();
-        if last.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
-            *last = Some(Instant::now());
+        let mut progress = self.progress.lock();
+        if progress.told_at.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
+            *progress = Progress { told_at: Some(Instant::now()), untold: None };
             self.note(StatusEvent::Progress { files, bytes });
+        } else {
+            progress.untold = Some((files, bytes));
         }
     }
 

@@ -72,16 +72,19 @@ pub struct CountedRequests {
 impl Counters {
     /// The counts, in the order of [`RequestKind::ALL`].
     pub fn counts(&self) -> Vec<CountedRequests> {
-        let counts = RequestKind::ALL.into_iter().zip(&self.kinds).map(|(kind, cells)| {
-            let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-            CountedRequests {
-                kind,
-                requests: read(&cells.requests),
-                failures: read(&cells.failures),
-                bytes: read(&cells.bytes),
-                seconds: read(&cells.nanos) as f64 / 1e9,
-            }
-        });
+        let counts = RequestKind::ALL
+            .into_iter()
+            .zip(&self.kinds)
+            .map(|(kind, cells)| {
+                let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+                CountedRequests {
+                    kind,
+                    requests: read(&cells.requests),
+                    failures: read(&cells.failures),
+                    bytes: read(&cells.bytes),
+                    seconds: read(&cells.nanos) as f64 / 1e9,
+                }
+            });
         counts.collect()
     }
 
@@ -98,7 +101,10 @@ impl Counters {
         };
         let cells = &self.kinds[kind as usize];
         add(&cells.requests, 1);
-        add(&cells.nanos, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        add(
+            &cells.nanos,
+            u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        );
         match &answer {
             Ok(value) => add(&cells.bytes, bytes(value)),
             Err(BucketError::NotFound { .. } | BucketError::AlreadyExists { .. }) => {}
@@ -136,17 +142,20 @@ impl Bucket for Counted {
             Body::Bytes(bytes) => bytes.len() as u64,
             Body::File(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
         };
-        self.counters.count(RequestKind::Create, size, || self.inner.create(key, body))
+        self.counters
+            .count(RequestKind::Create, size, || self.inner.create(key, body))
     }
 
     fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()> {
         let size = |_: &()| body.len() as u64;
-        self.counters.count(RequestKind::Replace, size, || self.inner.replace(key, body))
+        self.counters
+            .count(RequestKind::Replace, size, || self.inner.replace(key, body))
     }
 
     fn get(&self, key: &Key) -> BucketResult<Vec<u8>> {
         let size = |bytes: &Vec<u8>| bytes.len() as u64;
-        self.counters.count(RequestKind::Get, size, || self.inner.get(key))
+        self.counters
+            .count(RequestKind::Get, size, || self.inner.get(key))
     }
 
     fn get_range(&self, key: &Key, offset: u64, len: u64) -> BucketResult<Vec<u8>> {
@@ -156,19 +165,23 @@ impl Bucket for Counted {
     }
 
     fn head(&self, key: &Key) -> BucketResult<Option<ObjectInfo>> {
-        self.counters.count(RequestKind::Head, none, || self.inner.head(key))
+        self.counters
+            .count(RequestKind::Head, none, || self.inner.head(key))
     }
 
     fn list(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>> {
-        self.counters.count(RequestKind::List, none, || self.inner.list(prefix))
+        self.counters
+            .count(RequestKind::List, none, || self.inner.list(prefix))
     }
 
     fn list_dir(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>> {
-        self.counters.count(RequestKind::List, none, || self.inner.list_dir(prefix))
+        self.counters
+            .count(RequestKind::List, none, || self.inner.list_dir(prefix))
     }
 
     fn delete(&self, key: &Key) -> BucketResult<()> {
-        self.counters.count(RequestKind::Delete, none, || self.inner.delete(key))
+        self.counters
+            .count(RequestKind::Delete, none, || self.inner.delete(key))
     }
 }
 
@@ -192,7 +205,10 @@ mod tests {
         let counts = counters.counts();
         let of = |kind: RequestKind| counts.iter().find(|c| c.kind == kind).copied().unwrap();
         let created = of(RequestKind::Create);
-        assert_eq!((created.requests, created.failures, created.bytes), (2, 0, 5));
+        assert_eq!(
+            (created.requests, created.failures, created.bytes),
+            (2, 0, 5)
+        );
         let got = of(RequestKind::Get);
         assert_eq!((got.requests, got.failures, got.bytes), (2, 0, 5));
         let ranges = of(RequestKind::GetRange);

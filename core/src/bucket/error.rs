@@ -112,11 +112,10 @@ impl BucketError {
     /// When trying the same again can help.
     pub fn try_again(&self) -> TryAgain {
         match self {
-            BucketError::Unreachable { source: Some(cause), .. }
-                if cause.kind() == io::ErrorKind::NotFound =>
-            {
-                TryAgain::Later
-            }
+            BucketError::Unreachable {
+                source: Some(cause),
+                ..
+            } if cause.kind() == io::ErrorKind::NotFound => TryAgain::Later,
             BucketError::Unreachable { .. } | BucketError::Io { .. } => TryAgain::Soon(None),
             BucketError::Busy { retry_after, .. } => TryAgain::Soon(*retry_after),
             BucketError::Full { .. } => TryAgain::Later,
@@ -141,9 +140,10 @@ impl From<BucketError> for Error {
                 ErrorKind::Credentials,
                 Some("check the credentials, and that they may read and write this bucket"),
             ),
-            BucketError::Unreachable { .. } => {
-                (ErrorKind::BucketUnreachable, Some("check that the bucket exists and is reachable"))
-            }
+            BucketError::Unreachable { .. } => (
+                ErrorKind::BucketUnreachable,
+                Some("check that the bucket exists and is reachable"),
+            ),
             BucketError::Busy { .. } => (ErrorKind::BucketUnreachable, Some("try again later")),
             BucketError::Full { .. } => (ErrorKind::Failed, Some("free space in the bucket")),
             BucketError::Invalid { .. } => (

@@ -2,7 +2,8 @@
 //! the bucket is down.
 
 use super::{
-    Body, Bucket, BucketError, BucketResult, BucketUrl, Counters, Key, ObjectInfo, Patience, open_with,
+    Body, Bucket, BucketError, BucketResult, BucketUrl, Counters, Key, ObjectInfo, Patience,
+    open_with,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -20,7 +21,12 @@ pub struct LazyBucket {
 impl LazyBucket {
     /// A bucket at `url`; nothing is asked of it yet.
     pub fn new(url: BucketUrl, read_only: bool) -> LazyBucket {
-        LazyBucket { url, read_only, open: Mutex::default(), counters: Arc::default() }
+        LazyBucket {
+            url,
+            read_only,
+            open: Mutex::default(),
+            counters: Arc::default(),
+        }
     }
 
     /// What was asked of it so far.
@@ -29,7 +35,12 @@ impl LazyBucket {
     }
 
     fn open(&self) -> BucketResult<Arc<dyn Bucket>> {
-        open_with(&self.url, self.read_only, Patience::SERVICE, Arc::clone(&self.counters))
+        open_with(
+            &self.url,
+            self.read_only,
+            Patience::SERVICE,
+            Arc::clone(&self.counters),
+        )
     }
 
     fn ask<T>(&self, request: impl FnOnce(&dyn Bucket) -> BucketResult<T>) -> BucketResult<T> {

@@ -101,7 +101,11 @@ pub fn open_with(
         BucketUrl::S3 { .. } => {
             let bucket = Arc::new(S3Bucket::open(url, read_only)?);
             let counted = Arc::new(Counted::new(bucket, counters));
-            Ok(Arc::new(Retrying::new(counted, patience, Arc::new(MachinePace::default()))))
+            Ok(Arc::new(Retrying::new(
+                counted,
+                patience,
+                Arc::new(MachinePace::default()),
+            )))
         }
     }
 }
@@ -112,7 +116,11 @@ pub fn open_with(
 pub fn create_or_same(bucket: &dyn Bucket, key: &Key, bytes: &[u8]) -> BucketResult<()> {
     match bucket.create(key, Body::Bytes(bytes)) {
         Err(BucketError::AlreadyExists { key }) => {
-            if bucket.get(&key)? == bytes { Ok(()) } else { Err(BucketError::AlreadyExists { key }) }
+            if bucket.get(&key)? == bytes {
+                Ok(())
+            } else {
+                Err(BucketError::AlreadyExists { key })
+            }
         }
         other => other,
     }

@@ -81,7 +81,9 @@ pub struct MachinePace {
 
 impl Default for MachinePace {
     fn default() -> MachinePace {
-        MachinePace { start: Instant::now() }
+        MachinePace {
+            start: Instant::now(),
+        }
     }
 }
 
@@ -123,9 +125,16 @@ impl Tries<'_> {
             return Err(error);
         };
         let patience = &self.of.patience;
-        let bound = patience.first_pause.saturating_mul(1 << (self.done - 1).min(16));
-        let drawn = bound.min(patience.longest_pause).mul_f64(self.of.pace.random());
-        let pause = asked_for.unwrap_or_default().min(LONGEST_ASKED_FOR).max(drawn);
+        let bound = patience
+            .first_pause
+            .saturating_mul(1 << (self.done - 1).min(16));
+        let drawn = bound
+            .min(patience.longest_pause)
+            .mul_f64(self.of.pace.random());
+        let pause = asked_for
+            .unwrap_or_default()
+            .min(LONGEST_ASKED_FOR)
+            .max(drawn);
         if self.done >= self.most || self.of.pace.now() + pause >= self.deadline {
             return Err(error);
         }
@@ -138,12 +147,21 @@ impl Tries<'_> {
 impl Retrying {
     /// Decorate `inner`.
     pub fn new(inner: Arc<dyn Bucket>, patience: Patience, pace: Arc<dyn Pace>) -> Retrying {
-        Retrying { inner, patience, pace }
+        Retrying {
+            inner,
+            patience,
+            pace,
+        }
     }
 
     fn read<T>(&self, request: impl Fn(&dyn Bucket) -> BucketResult<T>) -> BucketResult<T> {
         let deadline = self.pace.now() + self.patience.reads;
-        let mut tries = Tries { of: self, deadline, most: u32::MAX, done: 0 };
+        let mut tries = Tries {
+            of: self,
+            deadline,
+            most: u32::MAX,
+            done: 0,
+        };
         loop {
             match request(&*self.inner) {
                 Ok(answer) => return Ok(answer),
@@ -154,7 +172,12 @@ impl Retrying {
 
     fn write_tries(&self) -> Tries<'_> {
         let deadline = self.pace.now() + self.patience.writes;
-        Tries { of: self, deadline, most: self.patience.write_tries, done: 0 }
+        Tries {
+            of: self,
+            deadline,
+            most: self.patience.write_tries,
+            done: 0,
+        }
     }
 
     /// For writes that may be done twice.
@@ -198,11 +221,16 @@ impl Retrying {
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> BucketError {
-    BucketError::Io { what: format!("{} could not be read", path.display()), source }
+    BucketError::Io {
+        what: format!("{} could not be read", path.display()),
+        source,
+    }
 }
 
 fn file_size(path: &Path) -> BucketResult<u64> {
-    std::fs::metadata(path).map(|m| m.len()).map_err(|e| unreadable(path, e))
+    std::fs::metadata(path)
+        .map(|m| m.len())
+        .map_err(|e| unreadable(path, e))
 }
 
 impl Bucket for Retrying {
@@ -219,7 +247,11 @@ impl Bucket for Retrying {
         let mut tries = self.write_tries();
         loop {
             let may_have_arrived = tries.done > 0;
-            let arrived = if may_have_arrived && is_large { self.inner.head(key) } else { Ok(None) };
+            let arrived = if may_have_arrived && is_large {
+                self.inner.head(key)
+            } else {
+                Ok(None)
+            };
             let result = match arrived {
                 Ok(None) => self.inner.create(key, body),
                 Ok(Some(_)) => Err(taken()),
@@ -227,7 +259,11 @@ impl Bucket for Retrying {
             };
             match result {
                 Err(BucketError::AlreadyExists { .. }) if may_have_arrived => {
-                    return if self.is_same(key, body)? { Ok(()) } else { Err(taken()) };
+                    return if self.is_same(key, body)? {
+                        Ok(())
+                    } else {
+                        Err(taken())
+                    };
                 }
                 Ok(()) => return Ok(()),
                 Err(e) => tries.or_give_up(e)?,

@@ -39,7 +39,14 @@ impl S3Bucket {
     /// [`BucketError::Denied`] when there are no credentials, [`BucketError::Invalid`] when the URL is
     /// none of S3 or endpoint or region make no sense.
     pub fn open(url: &BucketUrl, read_only: bool) -> BucketResult<S3Bucket> {
-        let BucketUrl::S3 { bucket, prefix, endpoint, region, profile } = url else {
+        let BucketUrl::S3 {
+            bucket,
+            prefix,
+            endpoint,
+            region,
+            profile,
+        } = url
+        else {
             let what = format!("{url} is not in an S3 store");
             return Err(BucketError::Invalid { what });
         };
@@ -51,7 +58,20 @@ impl S3Bucket {
         let place = Place::find(bucket, options, &place::variable, &place::config_file())?;
         let credentials = place::credentials(&format!("s3://{bucket}"), profile.as_deref())?;
         let client = Client::new(bucket, prefix, &place, credentials, Deadlines::default())?;
-        Ok(S3Bucket { url: url.clone(), read_only, client: Arc::new(client), limits: Limits::default() })
+        Ok(S3Bucket {
+            url: url.clone(),
+            read_only,
+            client: Arc::new(client),
+            limits: Limits::default(),
+        })
+    }
+
+    /// The same bucket, but files are sent in the smallest parts that stores take (5 MiB): to find
+    /// out cheaply whether the store puts them together.
+    #[must_use]
+    pub fn with_smallest_parts(mut self) -> S3Bucket {
+        self.limits = Limits::SMALLEST;
+        self
     }
 
     /// Let a request run on the network's threads and wait for its answer.

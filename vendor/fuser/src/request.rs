@@ -114,10 +114,10 @@ impl<'a> RequestWithSender<'a> {
                 return Err(Errno::EIO);
             }
 
-            ll::Operation::Interrupt(_) => {
-                // TODO: handle FUSE_INTERRUPT
-                return Err(Errno::ENOSYS);
-            }
+            // CBFS: ignored, as the protocol allows. With clone_fd an answer mostly arrives at
+            // another descriptor than the interrupted request's: the kernel knows nothing of it there
+            // (ENOENT), which was logged as an error for every interrupt.
+            ll::Operation::Interrupt(_) => {}
 
             ll::Operation::Lookup(x) => {
                 filesystem.lookup(

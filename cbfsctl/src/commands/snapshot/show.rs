@@ -7,7 +7,7 @@ use crate::output::{Outcome, Output, printable, to_the_second};
 use crate::quantities;
 use crate::snapshot_watch::glyph;
 use crate::target::{self, Located};
-use cbfs_core::Result;
+use cbfs_core::{ErrorKind, Result};
 use cbfs_core::api::SnapshotInfo;
 use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
 
@@ -51,7 +51,14 @@ fn find(
     wanted: &SnapshotSelector,
     mut requests: Vec<SnapshotInfo>,
 ) -> Result<SnapshotRecord> {
-    let in_bucket = located.find_snapshot(wanted);
+    let in_bucket = match located.find_snapshot(wanted) {
+        // The request is all there is (so far). Of a manifest that is there but cannot be read it
+        // must not stand in.
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::BucketUnreachable) => {
+            return Err(e);
+        }
+        answer => answer,
+    };
     requests.retain(|r| match &in_bucket {
         Ok(m) => (r.number, r.epoch) == (m.number, m.epoch),
         Err(_) => target::is_request(r, wanted),

@@ -60,7 +60,10 @@ impl Faulty {
         let what = || "test".to_owned();
         let lost = || {
             let source = io::Error::from(io::ErrorKind::ConnectionReset);
-            BucketError::Io { what: what(), source }
+            BucketError::Io {
+                what: what(),
+                source,
+            }
         };
         match self.faults.lock().pop_front() {
             None => request(),
@@ -71,12 +74,21 @@ impl Faulty {
             }
             Some(Fault::Busy(seconds)) => {
                 let retry_after = Some(Duration::from_secs(seconds));
-                Err(BucketError::Busy { what: what(), retry_after })
+                Err(BucketError::Busy {
+                    what: what(),
+                    retry_after,
+                })
             }
-            Some(Fault::Denied) => Err(BucketError::Denied { what: what(), source: None }),
+            Some(Fault::Denied) => Err(BucketError::Denied {
+                what: what(),
+                source: None,
+            }),
             Some(Fault::NoBucket) => {
                 let source = Some(io::Error::from(io::ErrorKind::NotFound));
-                Err(BucketError::Unreachable { what: what(), source })
+                Err(BucketError::Unreachable {
+                    what: what(),
+                    source,
+                })
             }
         }
     }
@@ -127,10 +139,18 @@ fn line(faults: &[Fault], random: f64) -> Line {
         faults: Mutex::new(faults.iter().copied().collect()),
         asked: Mutex::default(),
     });
-    let pace = Arc::new(TestPace { random, ..TestPace::default() });
+    let pace = Arc::new(TestPace {
+        random,
+        ..TestPace::default()
+    });
     let (inner, clock): (Arc<dyn Bucket>, Arc<dyn Pace>) = (faulty.clone(), pace.clone());
     let bucket = Retrying::new(inner, Patience::SERVICE, clock);
-    Line { _dir: dir, faulty, pace, bucket }
+    Line {
+        _dir: dir,
+        faulty,
+        pace,
+        bucket,
+    }
 }
 
 fn key(text: &str) -> Key {
@@ -144,10 +164,23 @@ fn asked(line: &Line) -> Vec<&'static str> {
 #[test]
 fn a_read_gets_over_passing_failures_with_growing_random_pauses() {
     let line = line(&[Fault::Lost; 4], 0.5);
-    line.faulty.inner.create(&key("a"), Body::Bytes(b"x")).unwrap();
+    line.faulty
+        .inner
+        .create(&key("a"), Body::Bytes(b"x"))
+        .unwrap();
     assert_eq!(line.bucket.get(&key("a")).unwrap(), b"x");
-    let pauses: Vec<u128> = line.pace.pauses.lock().iter().map(Duration::as_millis).collect();
-    assert_eq!(pauses, [100, 200, 400, 800], "half of 200, 400, 800, 1600 ms");
+    let pauses: Vec<u128> = line
+        .pace
+        .pauses
+        .lock()
+        .iter()
+        .map(Duration::as_millis)
+        .collect();
+    assert_eq!(
+        pauses,
+        [100, 200, 400, 800],
+        "half of 200, 400, 800, 1600 ms"
+    );
 }
 
 #[test]
@@ -182,7 +215,9 @@ fn what_will_not_pass_is_told_at_once() {
 #[test]
 fn a_write_is_tried_a_few_times() {
     let line = line(&[Fault::Lost; 1000], 0.1);
-    line.bucket.create(&key("a"), Body::Bytes(b"x")).unwrap_err();
+    line.bucket
+        .create(&key("a"), Body::Bytes(b"x"))
+        .unwrap_err();
     assert_eq!(asked(&line), ["create"; 4]);
     line.bucket.delete(&key("a")).unwrap_err();
     assert_eq!(asked(&line).len(), 8);
@@ -199,18 +234,36 @@ fn a_creation_whose_answer_was_lost_is_recognized_as_ours() {
 #[test]
 fn a_creation_that_somebody_else_won_while_ours_was_lost_is_not_taken_for_ours() {
     let line = line(&[Fault::Lost], 0.5);
-    line.faulty.inner.create(&key("a"), Body::Bytes(b"theirs")).unwrap();
-    let error = line.bucket.create(&key("a"), Body::Bytes(b"ours")).unwrap_err();
-    assert!(matches!(error, BucketError::AlreadyExists { .. }), "{error:?}");
+    line.faulty
+        .inner
+        .create(&key("a"), Body::Bytes(b"theirs"))
+        .unwrap();
+    let error = line
+        .bucket
+        .create(&key("a"), Body::Bytes(b"ours"))
+        .unwrap_err();
+    assert!(
+        matches!(error, BucketError::AlreadyExists { .. }),
+        "{error:?}"
+    );
     assert_eq!(line.faulty.inner.get(&key("a")).unwrap(), b"theirs");
 }
 
 #[test]
 fn a_key_that_was_taken_before_any_failure_is_taken() {
     let line = line(&[], 0.5);
-    line.faulty.inner.create(&key("a"), Body::Bytes(b"same")).unwrap();
-    let error = line.bucket.create(&key("a"), Body::Bytes(b"same")).unwrap_err();
-    assert!(matches!(error, BucketError::AlreadyExists { .. }), "even with the same bytes");
+    line.faulty
+        .inner
+        .create(&key("a"), Body::Bytes(b"same"))
+        .unwrap();
+    let error = line
+        .bucket
+        .create(&key("a"), Body::Bytes(b"same"))
+        .unwrap_err();
+    assert!(
+        matches!(error, BucketError::AlreadyExists { .. }),
+        "even with the same bytes"
+    );
     assert_eq!(asked(&line), ["create"]);
 }
 
@@ -220,18 +273,34 @@ fn a_large_file_is_looked_for_before_it_is_sent_again() {
     let bytes: Vec<u8> = (0..2_500_000u32).map(|n| (n % 251) as u8).collect();
     std::fs::write(source.path(), &bytes).unwrap();
     let first = line(&[Fault::AnswerLost], 0.5);
-    first.bucket.create(&key("a"), Body::File(source.path())).unwrap();
+    first
+        .bucket
+        .create(&key("a"), Body::File(source.path()))
+        .unwrap();
     assert_eq!(asked(&first), ["create", "head", "head", "range"]);
 
     let second = line(&[Fault::Lost, Fault::Lost], 0.5);
-    second.bucket.create(&key("a"), Body::File(source.path())).unwrap();
+    second
+        .bucket
+        .create(&key("a"), Body::File(source.path()))
+        .unwrap();
     assert_eq!(asked(&second), ["create", "head", "head", "create"]);
     assert_eq!(second.faulty.inner.get(&key("a")).unwrap(), bytes);
 
     let third = line(&[Fault::Lost], 0.5);
     let mut other = bytes;
     other[2_000_000] ^= 1;
-    third.faulty.inner.create(&key("a"), Body::Bytes(&other)).unwrap();
-    let error = third.bucket.create(&key("a"), Body::File(source.path())).unwrap_err();
-    assert!(matches!(error, BucketError::AlreadyExists { .. }), "one bit differs: {error:?}");
+    third
+        .faulty
+        .inner
+        .create(&key("a"), Body::Bytes(&other))
+        .unwrap();
+    let error = third
+        .bucket
+        .create(&key("a"), Body::File(source.path()))
+        .unwrap_err();
+    assert!(
+        matches!(error, BucketError::AlreadyExists { .. }),
+        "one bit differs: {error:?}"
+    );
 }

@@ -50,8 +50,12 @@ impl Refusal {
     }
 
     /// The error it means.
-    pub(super) fn into_error(self, asked: &Asked) -> BucketError {
+    pub(super) fn to_error(&self, asked: &Asked) -> BucketError {
         let what = asked.what.clone();
+        // "access to … was refused": without the verb.
+        let place = what
+            .split_once(' ')
+            .map_or(what.clone(), |(_, place)| place.to_owned());
         let cause = |kind| Some(io::Error::new(kind, self.in_words()));
         let code = self.code.as_str();
         // What stores disagree about the status of is told by its code.
@@ -61,44 +65,74 @@ impl Refusal {
             }
             "NoSuchBucket" => {
                 let what = format!("{what}: there is no such bucket");
-                return BucketError::Unreachable { what, source: cause(io::ErrorKind::NotFound) };
+                return BucketError::Unreachable {
+                    what,
+                    source: cause(io::ErrorKind::NotFound),
+                };
             }
-            "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId"
-            | "SignatureDoesNotMatch" | "RequestTimeTooSkewed" => {
-                return BucketError::Denied { what, source: cause(io::ErrorKind::PermissionDenied) };
+            "ExpiredToken"
+            | "InvalidToken"
+            | "TokenRefreshRequired"
+            | "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "RequestTimeTooSkewed" => {
+                return BucketError::Denied {
+                    what: place,
+                    source: cause(io::ErrorKind::PermissionDenied),
+                };
             }
             "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" => {
                 let region = self.region.as_deref();
                 let told = region.map(|r| format!(" in the region {r}: say ?region={r}"));
-                let what = format!("{what}: the bucket is elsewhere{}", told.unwrap_or_default());
-                return BucketError::Unreachable { what, source: cause(io::ErrorKind::NotFound) };
+                let what = format!(
+                    "{what}: the bucket is elsewhere{}",
+                    told.unwrap_or_default()
+                );
+                return BucketError::Unreachable {
+                    what,
+                    source: cause(io::ErrorKind::NotFound),
+                };
             }
             // Something was lost on the way; the store did not keep it.
-            "BadDigest" | "IncompleteBody" | "RequestTimeout" | "InvalidDigest"
-            | "XAmzContentSHA256Mismatch" | "NoSuchUpload" | "SlowDown" | "InternalError"
-            | "ServiceUnavailable" | "OperationAborted" | "ConditionalRequestConflict" => {
-                return self.busy(what);
+            "BadDigest"
+            | "IncompleteBody"
+            | "RequestTimeout"
+            | "InvalidDigest"
+            | "XAmzContentSHA256Mismatch"
+            | "NoSuchUpload"
+            | "SlowDown"
+            | "InternalError"
+            | "ServiceUnavailable"
+            | "OperationAborted"
+            | "ConditionalRequestConflict" => {
+                return self.busy(&what);
             }
             _ => {}
         }
         match (self.status, &asked.key) {
-            (401 | 403, _) => {
-                BucketError::Denied { what, source: cause(io::ErrorKind::PermissionDenied) }
-            }
+            (401 | 403, _) => BucketError::Denied {
+                what: place,
+                source: cause(io::ErrorKind::PermissionDenied),
+            },
             // Only a store knows this word: a stray web server's 404 is no absent object.
             (404, Some(key)) if code == "NoSuchKey" => BucketError::NotFound { key: key.clone() },
             (412, Some(key)) => BucketError::AlreadyExists { key: key.clone() },
             (507, _) => BucketError::Full { what },
             (301 | 302 | 307 | 308 | 404, _) => {
                 let what = format!("{what}: there is no such bucket at this endpoint");
-                BucketError::Unreachable { what, source: cause(io::ErrorKind::NotFound) }
+                BucketError::Unreachable {
+                    what,
+                    source: cause(io::ErrorKind::NotFound),
+                }
             }
-            (408 | 409 | 425 | 429 | 500 | 502..=504 | 520..=599, _) => self.busy(what),
-            _ => BucketError::Unsupported { what: format!("{what}: {}", self.in_words()) },
+            (408 | 409 | 425 | 429 | 500 | 502..=504 | 520..=599, _) => self.busy(&what),
+            _ => BucketError::Unsupported {
+                what: format!("{what}: {}", self.in_words()),
+            },
         }
     }
 
-    fn busy(&self, what: String) -> BucketError {
+    fn busy(&self, what: &str) -> BucketError {
         BucketError::Busy {
             what: format!("{what}: {}", self.in_words()),
             retry_after: self.retry_after,
@@ -111,7 +145,9 @@ pub(super) fn element(document: &str, name: &str) -> Option<String> {
     let (_, rest) = document.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once('<')?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    Some(text.trim()).filter(|t| t.len() <= 80 && t.bytes().all(plain)).map(str::to_owned)
+    Some(text.trim())
+        .filter(|t| t.len() <= 80 && t.bytes().all(plain))
+        .map(str::to_owned)
 }
 
 /// A failure of the network as an error; `told` is what the client library says.
@@ -139,7 +175,10 @@ pub(super) fn network_error(asked: &Asked, told: reqwest::Error) -> BucketError 
     let why = reasons.pop().unwrap_or_default();
     let source = io::Error::new(kind, why);
     if is_connect || is_timeout {
-        BucketError::Unreachable { what, source: Some(source) }
+        BucketError::Unreachable {
+            what,
+            source: Some(source),
+        }
     } else {
         BucketError::Io { what, source }
     }
@@ -167,22 +206,42 @@ mod tests {
 
     fn judge(status: u16, code: &str) -> BucketError {
         let key = Some(Key::new("k").unwrap());
-        let asked = Asked { what: "PUT s3://b/k".to_owned(), key };
-        Refusal { status, code: code.to_owned(), ..Refusal::default() }.into_error(&asked)
+        let asked = Asked {
+            what: "PUT s3://b/k".to_owned(),
+            key,
+        };
+        Refusal {
+            status,
+            code: code.to_owned(),
+            ..Refusal::default()
+        }
+        .to_error(&asked)
     }
 
     #[test]
     fn every_answer_has_its_kind() {
         use BucketError as E;
         assert!(matches!(judge(404, "NoSuchKey"), E::NotFound { .. }));
-        assert!(matches!(judge(404, ""), E::Unreachable { .. }), "an empty bucket is not invented");
+        assert!(
+            matches!(judge(404, ""), E::Unreachable { .. }),
+            "an empty bucket is not invented"
+        );
         assert!(matches!(judge(404, "NoSuchBucket"), E::Unreachable { .. }));
-        assert!(matches!(judge(412, "PreconditionFailed"), E::AlreadyExists { .. }));
-        assert!(matches!(judge(409, "ConditionalRequestConflict"), E::Busy { .. }));
+        assert!(matches!(
+            judge(412, "PreconditionFailed"),
+            E::AlreadyExists { .. }
+        ));
+        assert!(matches!(
+            judge(409, "ConditionalRequestConflict"),
+            E::Busy { .. }
+        ));
         assert!(matches!(judge(403, "AccessDenied"), E::Denied { .. }));
         assert!(matches!(judge(403, "QuotaExceeded"), E::Full { .. }));
         assert!(matches!(judge(400, "ExpiredToken"), E::Denied { .. }));
-        assert!(matches!(judge(400, "InvalidRequest"), E::Unsupported { .. }));
+        assert!(matches!(
+            judge(400, "InvalidRequest"),
+            E::Unsupported { .. }
+        ));
         assert!(matches!(judge(507, ""), E::Full { .. }));
         for status in [408, 429, 500, 502, 503, 504] {
             assert!(judge(status, "").is_transient(), "{status}");
@@ -193,7 +252,10 @@ mod tests {
             region: Some("eu-1".to_owned()),
             retry_after: None,
         };
-        let error = elsewhere.into_error(&Asked { what: "GET s3://b".to_owned(), key: None });
+        let error = elsewhere.to_error(&Asked {
+            what: "GET s3://b".to_owned(),
+            key: None,
+        });
         assert!(error.to_string().contains("?region=eu-1"), "{error}");
     }
 

@@ -8,7 +8,9 @@ use super::answer::{Asked, DOCUMENT_MAX, Refusal, broken, element, network_error
 use super::place::{Place, service_failed};
 use crate::bucket::{BucketError, BucketResult, Key, ObjectInfo};
 use crate::inode::Timestamp;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER};
+use reqwest::header::{
+    HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
+};
 use reqwest::{Method, Response, StatusCode};
 use s3::bucket::Bucket as Signer;
 use s3::command::{Command, HttpMethod};
@@ -76,7 +78,9 @@ pub(super) struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("bucket", &self.shown).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("bucket", &self.shown)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,14 +97,17 @@ impl Client {
         credentials: Credentials,
         deadlines: Deadlines,
     ) -> BucketResult<Client> {
-        let unusable = |e: String| BucketError::Invalid { what: format!("s3://{bucket}: {e}") };
+        let unusable = |e: String| BucketError::Invalid {
+            what: format!("s3://{bucket}: {e}"),
+        };
         let mut signer = *Signer::new(bucket, place.to_region(), credentials)
             .map_err(|e| unusable(e.to_string()))?;
         if place.path_style {
             signer.set_path_style();
         }
-        let create_only_signer =
-            signer.with_extra_headers(create_only()).map_err(|e| unusable(e.to_string()))?;
+        let create_only_signer = signer
+            .with_extra_headers(create_only())
+            .map_err(|e| unusable(e.to_string()))?;
         let http = reqwest::Client::builder()
             .connect_timeout(deadlines.connect)
             .tcp_keepalive(Duration::from_secs(15))
@@ -111,9 +118,20 @@ impl Client {
             .user_agent(concat!("cbfs/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| unusable(e.without_url().to_string()))?;
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        let prefix = if prefix.is_empty() {
+            String::new()
+        } else {
+            format!("{prefix}/")
+        };
         let shown = format!("s3://{bucket}/{prefix}");
-        Ok(Client { signer, create_only_signer, http, shown, prefix, deadlines })
+        Ok(Client {
+            signer,
+            create_only_signer,
+            http,
+            shown,
+            prefix,
+            deadlines,
+        })
     }
 
     /// The key within the store's bucket, and words for errors.
@@ -124,7 +142,13 @@ impl Client {
             return Err(BucketError::InvalidKey { what });
         }
         let what = format!("{verb} {}{key}", self.shown);
-        Ok((path, Asked { what, key: Some(key.clone()) }))
+        Ok((
+            path,
+            Asked {
+                what,
+                key: Some(key.clone()),
+            },
+        ))
     }
 
     /// Sign and send a request without a large body; the answer is whatever the store says.
@@ -143,8 +167,10 @@ impl Client {
             HttpMethod::Post => Method::POST,
             HttpMethod::Delete => Method::DELETE,
         };
-        let signing = |e| self.signing_error(asked, e);
-        let request = ReqwestRequest::new(signer, path, command).await.map_err(signing)?;
+        let signing = |e: S3Error| self.signing_error(asked, &e);
+        let request = ReqwestRequest::new(signer, path, command)
+            .await
+            .map_err(signing)?;
         let headers = request.headers().await.map_err(signing)?;
         let url = request.url().map_err(signing)?;
         let mut builder = self.http.request(method.clone(), url).headers(headers);
@@ -164,7 +190,9 @@ impl Client {
         path: &str,
         command: Command<'_>,
     ) -> BucketResult<Response> {
-        let answer = self.send(asked, &self.signer, path, command, self.deadlines.silence).await?;
+        let answer = self
+            .send(asked, &self.signer, path, command, self.deadlines.silence)
+            .await?;
         self.expect_success(asked, answer).await
     }
 
@@ -176,7 +204,9 @@ impl Client {
         command: Command<'_>,
         patience: Duration,
     ) -> BucketResult<Response> {
-        let answer = self.send(asked, &self.create_only_signer, path, command, patience).await?;
+        let answer = self
+            .send(asked, &self.create_only_signer, path, command, patience)
+            .await?;
         self.expect_success(asked, answer).await
     }
 
@@ -190,11 +220,14 @@ impl Client {
     ) -> BucketResult<String> {
         /// Seconds; uploads that begin within them may go on.
         const VALID_FOR: u32 = 900;
-        let url = self.signer.presign_put(path, VALID_FOR, headers, queries).await;
-        url.map_err(|e| self.signing_error(asked, e))
+        let url = self
+            .signer
+            .presign_put(path, VALID_FOR, headers, queries)
+            .await;
+        url.map_err(|e| self.signing_error(asked, &e))
     }
 
-    fn signing_error(&self, asked: &Asked, e: S3Error) -> BucketError {
+    fn signing_error(&self, asked: &Asked, e: &S3Error) -> BucketError {
         match e {
             // Only a refresh asks for credentials here.
             S3Error::Credentials(_) => service_failed(&self.shown, "credentials"),
@@ -212,12 +245,16 @@ impl Client {
         if answer.status().is_success() {
             return Ok(answer);
         }
-        Err(self.refusal(asked, answer).await?.into_error(asked))
+        Err(self.refusal(asked, answer).await?.to_error(asked))
     }
 
     async fn refusal(&self, asked: &Asked, answer: Response) -> BucketResult<Refusal> {
         let header = |name: HeaderName| {
-            answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
+            answer
+                .headers()
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned)
         };
         let status = answer.status().as_u16();
         let region = header(HeaderName::from_static("x-amz-bucket-region"));
@@ -225,7 +262,10 @@ impl Client {
         let seconds = header(RETRY_AFTER).and_then(|text| text.trim().parse().ok());
         let retry_after = seconds.map(Duration::from_secs);
         // Without its document the refusal is still one, and its status tells most.
-        let document = self.read_up_to(asked, answer, DOCUMENT_MAX).await.unwrap_or_default();
+        let document = self
+            .read_up_to(asked, answer, DOCUMENT_MAX)
+            .await
+            .unwrap_or_default();
         let document = String::from_utf8_lossy(&document);
         Ok(Refusal {
             status,
@@ -259,7 +299,10 @@ impl Client {
                 Err(_) => return Err(timed_out(asked, "the body did not arrive in time")),
             }
             if body.len() as u64 > most {
-                return Err(broken(asked, format!("the answer has more than {most} bytes")));
+                return Err(broken(
+                    asked,
+                    format!("the answer has more than {most} bytes"),
+                ));
             }
         }
         match promised {
@@ -283,12 +326,20 @@ impl Client {
         let (path, asked) = self.object("GET", key)?;
         let answer = self.ask(&asked, &path, Command::GetObject).await?;
         if answer.status() != StatusCode::OK {
-            return Err(broken(&asked, format!("an answer of status {}", answer.status())));
+            return Err(broken(
+                &asked,
+                format!("an answer of status {}", answer.status()),
+            ));
         }
         self.read_up_to(&asked, answer, u64::MAX).await
     }
 
-    pub(super) async fn get_range(&self, key: &Key, offset: u64, len: u64) -> BucketResult<Vec<u8>> {
+    pub(super) async fn get_range(
+        &self,
+        key: &Key,
+        offset: u64,
+        len: u64,
+    ) -> BucketResult<Vec<u8>> {
         let damaged = |size: &str| BucketError::Damaged {
             key: key.clone(),
             why: format!("it has {size} bytes: {len} from {offset} on are not in it"),
@@ -297,15 +348,22 @@ impl Client {
         let (Some(end), true) = (end, len > 0) else {
             // What cannot be asked for is decided by the size.
             let info = self.head(key).await?;
-            let size = info.ok_or_else(|| BucketError::NotFound { key: key.clone() })?.size;
+            let size = info
+                .ok_or_else(|| BucketError::NotFound { key: key.clone() })?
+                .size;
             return match end {
                 Some(end) if end <= size => Ok(Vec::new()),
                 _ => Err(damaged(&size.to_string())),
             };
         };
         let (path, asked) = self.object("GET", key)?;
-        let command = Command::GetObjectRange { start: offset, end: Some(end - 1) };
-        let answer = self.send(&asked, &self.signer, &path, command, self.deadlines.silence).await?;
+        let command = Command::GetObjectRange {
+            start: offset,
+            end: Some(end - 1),
+        };
+        let answer = self
+            .send(&asked, &self.signer, &path, command, self.deadlines.silence)
+            .await?;
         if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(damaged("fewer"));
         }
@@ -334,7 +392,10 @@ impl Client {
         }
         let bytes = self.read_up_to(&asked, answer, len).await?;
         if bytes.len() as u64 != len {
-            return Err(broken(&asked, format!("{} of {len} bytes arrived", bytes.len())));
+            return Err(broken(
+                &asked,
+                format!("{} of {len} bytes arrived", bytes.len()),
+            ));
         }
         Ok(bytes)
     }
@@ -342,18 +403,23 @@ impl Client {
     pub(super) async fn head(&self, key: &Key) -> BucketResult<Option<ObjectInfo>> {
         let (path, mut asked) = self.object("HEAD", key)?;
         let command = Command::HeadObject;
-        let mut answer =
-            self.send(&asked, &self.signer, &path, command, self.deadlines.silence).await?;
+        let mut answer = self
+            .send(&asked, &self.signer, &path, command, self.deadlines.silence)
+            .await?;
         let mut size = header_number(&answer, "content-length");
         if !answer.status().is_success() {
             // HEAD has no error document: an absent object, an absent bucket and a stray web
             // server look the same. One byte of a GET tells.
             asked.what = asked.what.replacen("HEAD", "GET", 1);
-            let command = Command::GetObjectRange { start: 0, end: Some(0) };
-            let told =
-                self.send(&asked, &self.signer, &path, command, self.deadlines.silence).await?;
+            let command = Command::GetObjectRange {
+                start: 0,
+                end: Some(0),
+            };
+            let told = self
+                .send(&asked, &self.signer, &path, command, self.deadlines.silence)
+                .await?;
             if !told.status().is_success() {
-                return match self.refusal(&asked, told).await?.into_error(&asked) {
+                return match self.refusal(&asked, told).await?.to_error(&asked) {
                     BucketError::NotFound { .. } => Ok(None),
                     other => Err(other),
                 };
@@ -368,14 +434,28 @@ impl Client {
             answer = told;
         }
         let size = size.ok_or_else(|| broken(&asked, "the answer does not tell the size"))?;
-        let modified = answer.headers().get(LAST_MODIFIED).and_then(|v| v.to_str().ok());
+        let modified = answer
+            .headers()
+            .get(LAST_MODIFIED)
+            .and_then(|v| v.to_str().ok());
         let modified = modified.and_then(parse_http_date).unwrap_or(Timestamp(0));
-        Ok(Some(ObjectInfo { key: key.clone(), size, modified }))
+        Ok(Some(ObjectInfo {
+            key: key.clone(),
+            size,
+            modified,
+        }))
     }
 
     /// All objects whose key starts with `start`, or those of them directly in it.
-    pub(super) async fn list(&self, start: &str, only_directly: bool) -> BucketResult<Vec<ObjectInfo>> {
-        let asked = Asked { what: format!("LIST {}{start}", self.shown), key: None };
+    pub(super) async fn list(
+        &self,
+        start: &str,
+        only_directly: bool,
+    ) -> BucketResult<Vec<ObjectInfo>> {
+        let asked = Asked {
+            what: format!("LIST {}{start}", self.shown),
+            key: None,
+        };
         let mut found = Vec::new();
         let mut token: Option<String> = None;
         loop {
@@ -392,7 +472,10 @@ impl Client {
                 .map_err(|_| broken(&asked, "the listing is no S3 listing"))?;
             for object in page.contents {
                 let Some(relative) = object.key.strip_prefix(&self.prefix) else {
-                    return Err(broken(&asked, "the listing holds keys that were not asked for"));
+                    return Err(broken(
+                        &asked,
+                        "the listing holds keys that were not asked for",
+                    ));
                 };
                 let in_it = relative.strip_prefix(start);
                 let in_it = in_it.is_some_and(|rest| !(only_directly && rest.contains('/')));
@@ -400,7 +483,11 @@ impl Client {
                 if let (true, Ok(key)) = (in_it, Key::new(relative)) {
                     let modified = Timestamp::parse_rfc3339(&object.last_modified);
                     let modified = modified.unwrap_or(Timestamp(0));
-                    found.push(ObjectInfo { key, size: object.size, modified });
+                    found.push(ObjectInfo {
+                        key,
+                        size: object.size,
+                        modified,
+                    });
                 }
             }
             match (page.is_truncated, page.next_continuation_token) {
@@ -427,7 +514,12 @@ impl Client {
     }
 
     /// PUT of bytes whose hash is part of the signature.
-    pub(super) async fn put(&self, key: &Key, bytes: &[u8], create_only_put: bool) -> BucketResult<()> {
+    pub(super) async fn put(
+        &self,
+        key: &Key,
+        bytes: &[u8],
+        create_only_put: bool,
+    ) -> BucketResult<()> {
         let (path, asked) = self.object("PUT", key)?;
         let command = Command::PutObject {
             content: bytes,
@@ -436,7 +528,9 @@ impl Client {
             multipart: None,
         };
         let patience = self.deadlines.total(bytes.len() as u64);
-        let answer = self.send(&asked, &self.signer, &path, command, patience).await?;
+        let answer = self
+            .send(&asked, &self.signer, &path, command, patience)
+            .await?;
         let answer = self.expect_success(&asked, answer).await?;
         self.drain(&asked, answer).await;
         Ok(())
@@ -452,14 +546,25 @@ pub(super) fn content_type(key: &Key) -> &'static str {
 }
 
 fn header_number(answer: &Response, name: &str) -> Option<u64> {
-    answer.headers().get(name)?.to_str().ok()?.trim().parse().ok()
+    answer
+        .headers()
+        .get(name)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// `bytes 0-9/20`: first, last, and the size as it stands there.
 fn parse_content_range(text: &str) -> Option<(u64, u64, String)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
-    Some((first.trim().parse().ok()?, last.trim().parse().ok()?, total.trim().to_owned()))
+    Some((
+        first.trim().parse().ok()?,
+        last.trim().parse().ok()?,
+        total.trim().to_owned(),
+    ))
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -468,7 +573,9 @@ fn parse_http_date(text: &str) -> Option<Timestamp> {
     let with_offset = format!("{text}+0000");
     let format = &time::format_description::well_known::Rfc2822;
     let time = time::OffsetDateTime::parse(&with_offset, format).ok()?;
-    i64::try_from(time.unix_timestamp_nanos()).ok().map(Timestamp)
+    i64::try_from(time.unix_timestamp_nanos())
+        .ok()
+        .map(Timestamp)
 }
 
 #[cfg(test)]
@@ -477,8 +584,14 @@ mod tests {
 
     #[test]
     fn headers_are_read_as_stores_write_them() {
-        assert_eq!(parse_content_range("bytes 0-9/20"), Some((0, 9, "20".to_owned())));
-        assert_eq!(parse_content_range("bytes 5-5/*"), Some((5, 5, "*".to_owned())));
+        assert_eq!(
+            parse_content_range("bytes 0-9/20"),
+            Some((0, 9, "20".to_owned()))
+        );
+        assert_eq!(
+            parse_content_range("bytes 5-5/*"),
+            Some((5, 5, "*".to_owned()))
+        );
         assert_eq!(parse_content_range("bytes */20"), None);
         let date = parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         assert_eq!(date, Timestamp(784_111_777_000_000_000));

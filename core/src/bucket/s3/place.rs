@@ -69,7 +69,10 @@ impl Place {
         variable: &dyn Fn(&str) -> Option<String>,
         config: &str,
     ) -> BucketResult<Place> {
-        let profile = options.profile.map(str::to_owned).or_else(|| variable("AWS_PROFILE"));
+        let profile = options
+            .profile
+            .map(str::to_owned)
+            .or_else(|| variable("AWS_PROFILE"));
         let setting = |name| setting(config, profile.as_deref(), name);
         let region = options
             .region
@@ -91,14 +94,26 @@ impl Place {
         match endpoint {
             Some(url) => {
                 let endpoint = normalized(&url)?;
-                Ok(Place { endpoint, region, path_style: true })
+                Ok(Place {
+                    endpoint,
+                    region,
+                    path_style: true,
+                })
             }
             None => {
-                let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+                let suffix = if region.starts_with("cn-") {
+                    "amazonaws.com.cn"
+                } else {
+                    "amazonaws.com"
+                };
                 let endpoint = format!("https://s3.{region}.{suffix}");
                 // A name with dots matches no wildcard certificate, one with capitals no host.
                 let path_style = bucket.contains(|c: char| c == '.' || c.is_ascii_uppercase());
-                Ok(Place { endpoint, region, path_style })
+                Ok(Place {
+                    endpoint,
+                    region,
+                    path_style,
+                })
             }
         }
     }
@@ -106,7 +121,10 @@ impl Place {
     /// The same for rust-s3.
     pub(super) fn to_region(&self) -> Region {
         // Always spelled out: its table of names has old host names, and other makers' regions.
-        Region::Custom { region: self.region.clone(), endpoint: self.endpoint.clone() }
+        Region::Custom {
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+        }
     }
 }
 
@@ -120,10 +138,14 @@ fn normalized(text: &str) -> BucketResult<String> {
     let no_url = || invalid("the S3 endpoint is no URL such as https://s3.example.org:9000");
     let url = reqwest::Url::parse(text).map_err(|_| no_url())?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(invalid("the S3 endpoint holds no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
+        return Err(invalid(
+            "the S3 endpoint holds no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ));
     }
     let known = matches!(url.scheme(), "http" | "https");
-    let host = url.host_str().filter(|_| known && url.query().is_none() && url.fragment().is_none());
+    let host = url
+        .host_str()
+        .filter(|_| known && url.query().is_none() && url.fragment().is_none());
     let host = host.ok_or_else(no_url)?;
     let port = url.port().map(|p| format!(":{p}")).unwrap_or_default();
     let path = url.path().trim_end_matches('/');
@@ -135,7 +157,11 @@ fn setting(config: &str, profile: Option<&str>, name: &str) -> Option<String> {
     let profile = profile.unwrap_or("default");
     let mut is_ours = false;
     for line in config.lines() {
-        if let Some(section) = line.trim_end().strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+        if let Some(section) = line
+            .trim_end()
+            .strip_prefix('[')
+            .and_then(|l| l.strip_suffix(']'))
+        {
             let section = section.trim();
             let named = section.strip_prefix("profile").map(str::trim);
             is_ours = named == Some(profile) || (profile == "default" && section == "default");
@@ -159,7 +185,9 @@ pub(super) fn credentials(shown: &str, profile: Option<&str>) -> BucketResult<Cr
     };
     let of_profile = |name: &str| {
         Credentials::from_profile(Some(name)).map_err(|e| {
-            denied(format!("the profile {name:?} has no credentials in the AWS credentials file: {e}"))
+            denied(format!(
+                "the profile {name:?} has no credentials in the AWS credentials file: {e}"
+            ))
         })
     };
     if let Some(name) = profile {
@@ -181,7 +209,8 @@ pub(super) fn credentials(shown: &str, profile: Option<&str>) -> BucketResult<Cr
     }
     // What went wrong there is told without the cause: it may quote the request, with its token.
     if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() {
-        return Credentials::from_sts_env("cbfs").map_err(|_| service_failed(shown, "web identity"));
+        return Credentials::from_sts_env("cbfs")
+            .map_err(|_| service_failed(shown, "web identity"));
     }
     if let Ok(found) = Credentials::from_container_credentials_provider() {
         return Ok(found);
@@ -212,7 +241,10 @@ mod tests {
 
     fn find(options: Options<'_>, variables: &[(&str, &str)], config: &str) -> BucketResult<Place> {
         let variable = |name: &str| {
-            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, value)| (*value).to_owned())
         };
         Place::find("bucket", options, &variable, config)
     }
@@ -244,36 +276,66 @@ mod tests {
             profile: Some("work"),
         };
         let place = find(url, &environment, config).unwrap();
-        assert_eq!((place.region.as_str(), place.endpoint.as_str()), ("from-url", "http://url:1"));
+        assert_eq!(
+            (place.region.as_str(), place.endpoint.as_str()),
+            ("from-url", "http://url:1")
+        );
         let place = find(Options::default(), &environment, config).unwrap();
         let found = (place.region.as_str(), place.endpoint.as_str());
         assert_eq!(found, ("from-environment", "http://s3only:1"));
         let place = find(Options::default(), &environment[1..2], config).unwrap();
         assert_eq!(place.region, "second");
         let place = find(Options::default(), &[("AWS_PROFILE", "work")], config).unwrap();
-        assert_eq!((place.region.as_str(), place.endpoint.as_str()), ("from-file", "http://file:1"));
-        assert_eq!(find(Options::default(), &[], config).unwrap().region, "from-default");
+        assert_eq!(
+            (place.region.as_str(), place.endpoint.as_str()),
+            ("from-file", "http://file:1")
+        );
+        assert_eq!(
+            find(Options::default(), &[], config).unwrap().region,
+            "from-default"
+        );
     }
 
     #[test]
     fn endpoints_are_spelled_as_they_are_sent() {
-        let spelled = |text| find(Options { endpoint: Some(text), ..Options::default() }, &[], "");
+        let spelled = |text| {
+            find(
+                Options {
+                    endpoint: Some(text),
+                    ..Options::default()
+                },
+                &[],
+                "",
+            )
+        };
         for (text, expected) in [
             ("http://127.0.0.1:8333/", "http://127.0.0.1:8333"),
             ("https://Store.example:443", "https://store.example"),
-            ("https://example.org/storage/s3/", "https://example.org/storage/s3"),
+            (
+                "https://example.org/storage/s3/",
+                "https://example.org/storage/s3",
+            ),
             ("http://[::1]:9000", "http://[::1]:9000"),
         ] {
             let place = spelled(text).unwrap();
             assert_eq!(place.endpoint, expected);
             assert!(place.path_style);
         }
-        for bad in ["localhost:9000", "ftp://x", "http://", "http://x?y=z", "http://Id:Hush@x"] {
+        for bad in [
+            "localhost:9000",
+            "ftp://x",
+            "http://",
+            "http://x?y=z",
+            "http://Id:Hush@x",
+        ] {
             let error = spelled(bad).unwrap_err();
             assert!(matches!(error, BucketError::Invalid { .. }), "{bad}");
             assert!(!error.to_string().contains("Hush"));
         }
-        let bad_region = Options { region: Some("a b/c"), ..Options::default() };
+        let bad_region = Options {
+            region: Some("a b/c"),
+            ..Options::default()
+        };
         assert!(find(bad_region, &[], "").is_err());
     }
 }

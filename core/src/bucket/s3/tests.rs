@@ -52,7 +52,9 @@ fn serve(answers: Vec<String>) -> Server {
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
     let length = body.len();
-    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}"
+    )
 }
 
 fn refusal(status: &str, code: &str) -> String {
@@ -64,17 +66,27 @@ fn refusal(status: &str, code: &str) -> String {
 }
 
 fn bucket(server: &Server) -> S3Bucket {
-    let options = Options { endpoint: Some(&server.url), ..Options::default() };
+    let options = Options {
+        endpoint: Some(&server.url),
+        ..Options::default()
+    };
     let place = Place::find("b", options, &|_| None, "").unwrap();
     let credentials =
-        s3::creds::Credentials::new(Some("AKIDHUSH"), Some("SECRETHUSH"), None, None, None).unwrap();
-    let deadlines = Deadlines { silence: Duration::from_millis(300), ..Deadlines::default() };
+        s3::creds::Credentials::new(Some("AKIDHUSH"), Some("SECRETHUSH"), None, None, None)
+            .unwrap();
+    let deadlines = Deadlines {
+        silence: Duration::from_millis(300),
+        ..Deadlines::default()
+    };
     let client = Client::new("b", "p", &place, credentials, deadlines).unwrap();
     S3Bucket {
         url: "s3://b/p".parse().unwrap(),
         read_only: false,
         client: Arc::new(client),
-        limits: Limits { one_put: 1 << 20, part: 1 << 20 },
+        limits: Limits {
+            one_put: 1 << 20,
+            part: 1 << 20,
+        },
     }
 }
 
@@ -92,7 +104,10 @@ fn told(error: &BucketError) -> String {
 fn a_store_that_ignores_ranges_is_found_out() {
     let server = serve(vec![answer("200 OK", "", "0123456789")]);
     let error = bucket(&server).get_range(&key(), 2, 3).unwrap_err();
-    assert!(matches!(error, BucketError::Unsupported { .. }), "{error:?}");
+    assert!(
+        matches!(error, BucketError::Unsupported { .. }),
+        "{error:?}"
+    );
     let request = server.requests.recv().unwrap().to_ascii_lowercase();
     assert!(request.contains("range: bytes=2-4\r\n"), "{request}");
     assert!(request.starts_with("get /b/p/k http/1.1"), "{request}");
@@ -101,7 +116,11 @@ fn a_store_that_ignores_ranges_is_found_out() {
 #[test]
 fn a_part_other_than_asked_for_is_no_answer() {
     let part = |range: &str, body: &str| {
-        answer("206 Partial Content", &format!("content-range: bytes {range}\r\n"), body)
+        answer(
+            "206 Partial Content",
+            &format!("content-range: bytes {range}\r\n"),
+            body,
+        )
     };
     let server = serve(vec![
         part("3-5/10", "345"),
@@ -111,9 +130,18 @@ fn a_part_other_than_asked_for_is_no_answer() {
     ]);
     let bucket = bucket(&server);
     let range = || bucket.get_range(&key(), 2, 3);
-    assert!(matches!(range(), Err(BucketError::Io { .. })), "other bytes");
-    assert!(matches!(range(), Err(BucketError::Damaged { .. })), "the object is shorter");
-    assert!(matches!(range(), Err(BucketError::Io { .. })), "which bytes?");
+    assert!(
+        matches!(range(), Err(BucketError::Io { .. })),
+        "other bytes"
+    );
+    assert!(
+        matches!(range(), Err(BucketError::Damaged { .. })),
+        "the object is shorter"
+    );
+    assert!(
+        matches!(range(), Err(BucketError::Io { .. })),
+        "which bytes?"
+    );
     assert_eq!(range().unwrap(), b"234");
 }
 
@@ -122,23 +150,39 @@ fn a_body_that_is_cut_short_is_a_passing_failure() {
     let cut = answer("200 OK", "", "0123456789").replace("length: 10", "length: 11");
     let server = serve(vec![cut]);
     let error = bucket(&server).get(&key()).unwrap_err();
-    assert!(matches!(error, BucketError::Io { .. }) && error.is_transient(), "{error:?}");
+    assert!(
+        matches!(error, BucketError::Io { .. }) && error.is_transient(),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn a_silent_store_is_unreachable_after_the_deadline() {
     let server = serve(vec![String::new()]);
     let error = bucket(&server).get(&key()).unwrap_err();
-    assert!(matches!(error, BucketError::Unreachable { .. }) && error.is_transient(), "{error:?}");
+    assert!(
+        matches!(error, BucketError::Unreachable { .. }) && error.is_transient(),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn no_listener_is_unreachable() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let (_, requests) = channel();
-    let server = Server { url: format!("http://127.0.0.1:{port}"), requests };
+    let server = Server {
+        url: format!("http://127.0.0.1:{port}"),
+        requests,
+    };
     let error = bucket(&server).get(&key()).unwrap_err();
-    assert!(matches!(error, BucketError::Unreachable { .. }) && error.is_transient(), "{error:?}");
+    assert!(
+        matches!(error, BucketError::Unreachable { .. }) && error.is_transient(),
+        "{error:?}"
+    );
     assert!(told(&error).contains("refused"), "{}", told(&error));
 }
 
@@ -150,7 +194,7 @@ fn an_absent_bucket_or_a_stray_web_server_does_not_look_like_an_absent_object() 
         refusal("404 Not Found", "NoSuchKey"),
         absent.clone(),
         refusal("404 Not Found", "NoSuchBucket"),
-        absent.clone(),
+        absent,
         answer("404 Not Found", "", "<html>nginx</html>"),
         answer("404 Not Found", "", "<html>nginx</html>"),
     ]);
@@ -158,14 +202,24 @@ fn an_absent_bucket_or_a_stray_web_server_does_not_look_like_an_absent_object() 
     assert_eq!(bucket.head(&key()).unwrap(), None);
     for _ in 0..2 {
         let error = bucket.head(&key()).unwrap_err();
-        assert!(matches!(error, BucketError::Unreachable { .. }), "{error:?}");
+        assert!(
+            matches!(error, BucketError::Unreachable { .. }),
+            "{error:?}"
+        );
     }
-    assert!(matches!(bucket.list(""), Err(BucketError::Unreachable { .. })));
+    assert!(matches!(
+        bucket.list(""),
+        Err(BucketError::Unreachable { .. })
+    ));
 }
 
 #[test]
 fn no_error_holds_credentials_or_the_stores_own_words() {
-    let elsewhere = answer("307 Temporary Redirect", "location: http://127.0.0.1:1/x\r\n", "");
+    let elsewhere = answer(
+        "307 Temporary Redirect",
+        "location: http://127.0.0.1:1/x\r\n",
+        "",
+    );
     let server = serve(vec![
         refusal("403 Forbidden", "SignatureDoesNotMatch"),
         refusal("403 Forbidden", "InvalidAccessKeyId"),
@@ -187,7 +241,8 @@ fn no_error_holds_credentials_or_the_stores_own_words() {
 
 #[test]
 fn a_store_says_how_long_to_wait() {
-    let busy = refusal("503 Slow Down", "SlowDown").replace("\r\nconn", "\r\nretry-after: 7\r\nconn");
+    let busy =
+        refusal("503 Slow Down", "SlowDown").replace("\r\nconn", "\r\nretry-after: 7\r\nconn");
     let server = serve(vec![busy]);
     let error = bucket(&server).get(&key()).unwrap_err();
     let seven = Some(Duration::from_secs(7));
@@ -210,7 +265,12 @@ fn every_creation_forbids_to_overwrite() {
     ]);
     let bucket = bucket(&server);
     let condition = |requests: usize| {
-        let last = server.requests.iter().nth(requests - 1).unwrap().to_ascii_lowercase();
+        let last = server
+            .requests
+            .iter()
+            .nth(requests - 1)
+            .unwrap()
+            .to_ascii_lowercase();
         assert!(last.contains("if-none-match: *\r\n"), "{last}");
         last
     };
@@ -235,7 +295,13 @@ fn an_upload_that_fails_at_its_end_is_aborted_and_told() {
     for code in ["InternalError", "PreconditionFailed"] {
         let failed = answer("200 OK", "", &format!("<Error><Code>{code}</Code></Error>"));
         let aborted = answer("204 No Content", "", "");
-        answers.extend([answer("200 OK", "", begun), part.clone(), part.clone(), failed, aborted]);
+        answers.extend([
+            answer("200 OK", "", begun),
+            part.clone(),
+            part.clone(),
+            failed,
+            aborted,
+        ]);
     }
     let server = serve(answers);
     let bucket = bucket(&server);
@@ -250,7 +316,10 @@ fn an_upload_that_fails_at_its_end_is_aborted_and_told() {
     assert!(matches!(error, BucketError::Busy { .. }), "{error:?}");
     aborted();
     let error = create();
-    assert!(matches!(error, BucketError::AlreadyExists { .. }), "{error:?}");
+    assert!(
+        matches!(error, BucketError::AlreadyExists { .. }),
+        "{error:?}"
+    );
     aborted();
 }
 
@@ -271,7 +340,11 @@ fn a_listing_that_runs_in_a_circle_ends() {
     let bucket = bucket(&server);
     assert!(matches!(bucket.list(""), Err(BucketError::Io { .. })));
     let objects = bucket.list("").unwrap();
-    assert_eq!(objects.len(), 1, "every object once, and no foreign names: {objects:?}");
+    assert_eq!(
+        objects.len(),
+        1,
+        "every object once, and no foreign names: {objects:?}"
+    );
     assert_eq!((objects[0].key.as_str(), objects[0].size), ("k", 3));
     assert_eq!(objects[0].modified.to_rfc3339(), "2024-01-02T03:04:05Z");
 }
@@ -286,7 +359,10 @@ fn a_bucket_opened_read_only_sends_nothing() {
         bucket.replace(&key(), b"x"),
         bucket.delete(&key()),
     ] {
-        assert!(matches!(result, Err(BucketError::Denied { .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(BucketError::Denied { .. })),
+            "{result:?}"
+        );
     }
 }
 
@@ -294,7 +370,10 @@ fn a_bucket_opened_read_only_sends_nothing() {
 fn callers_may_be_threads_of_another_runtime() {
     let server = serve(vec![answer("200 OK", "", "hello")]);
     let bucket = bucket(&server);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let got = runtime.block_on(async { bucket.get(&key()) });
     assert_eq!(got.unwrap(), b"hello");
 }

@@ -34,6 +34,8 @@ const PART_TRIES: u32 = 4;
 const PART_PAUSE: Duration = Duration::from_millis(200);
 /// Parts on their way at a time.
 const PARALLEL: usize = 4;
+/// Smallest part but the last (S3).
+const PART_MIN: u64 = 5 << 20;
 /// Longest answer to a completion that is read.
 const COMPLETION_MAX: u64 = 1 << 20;
 
@@ -42,14 +44,25 @@ const COMPLETION_MAX: u64 = 1 << 20;
 pub(super) struct Limits {
     /// Files up to this size are one PUT.
     pub(super) one_put: u64,
-    /// At least 5 MiB (S3).
+    /// At least [`PART_MIN`].
     pub(super) part: u64,
+}
+
+impl Limits {
+    /// As many parts as S3 allows.
+    pub(super) const SMALLEST: Limits = Limits {
+        one_put: PART_MIN,
+        part: PART_MIN,
+    };
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         // A tarball of the default size is one PUT.
-        Limits { one_put: 80 << 20, part: 16 << 20 }
+        Limits {
+            one_put: 80 << 20,
+            part: 16 << 20,
+        }
     }
 }
 
@@ -75,7 +88,11 @@ impl Source {
         if self.len == 0 {
             return Body::from(Vec::new());
         }
-        let (file, end, watch) = (Arc::clone(&self.file), self.from + self.len, Arc::clone(watch));
+        let (file, end, watch) = (
+            Arc::clone(&self.file),
+            self.from + self.len,
+            Arc::clone(watch),
+        );
         Body::wrap_stream(stream::try_unfold(self.from, move |at| {
             let (file, watch) = (Arc::clone(&file), Arc::clone(&watch));
             async move {
@@ -114,16 +131,28 @@ impl Client {
         let opened = spawn_blocking(move || {
             let file = File::open(owned)?;
             let len = file.metadata()?.len();
-            Ok(Source { file: Arc::new(file), from: 0, len })
+            Ok(Source {
+                file: Arc::new(file),
+                from: 0,
+                len,
+            })
         });
-        let source = opened.await.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|source| {
-            BucketError::Io { what: format!("{} could not be read", path.display()), source }
-        })?;
+        let source = opened
+            .await
+            .unwrap_or_else(|e| Err(io::Error::other(e)))
+            .map_err(|source| BucketError::Io {
+                what: format!("{} could not be read", path.display()),
+                source,
+            })?;
         if source.len > limits.one_put {
-            return self.put_in_parts(key, &object, &asked, &source, limits.part).await;
+            return self
+                .put_in_parts(key, &object, &asked, &source, limits.part)
+                .await;
         }
         let mut headers = create_only();
-        let url = self.permit_put(&asked, &object, Some(headers.clone()), None).await?;
+        let url = self
+            .permit_put(&asked, &object, Some(headers.clone()), None)
+            .await?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type(key)));
         let answer = self.stream(&asked, url, headers, &source).await?;
         self.drain(&asked, answer).await;
@@ -139,9 +168,15 @@ impl Client {
         source: &Source,
     ) -> BucketResult<Response> {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(source.len));
-        let watch =
-            Arc::new(Watch { moved: Mutex::new(Instant::now()), failure: Mutex::default() });
-        let request = self.http.put(url).headers(headers).body(source.body(&watch));
+        let watch = Arc::new(Watch {
+            moved: Mutex::new(Instant::now()),
+            failure: Mutex::default(),
+        });
+        let request = self
+            .http
+            .put(url)
+            .headers(headers)
+            .body(source.body(&watch));
         let answered = request.send();
         let out_of_time = sleep(self.deadlines.total(source.len));
         tokio::pin!(answered, out_of_time);
@@ -174,11 +209,14 @@ impl Client {
         least_part: u64,
     ) -> BucketResult<()> {
         let part = part_size(source.len, least_part);
-        let command = Command::InitiateMultipartUpload { content_type: content_type(key) };
+        let command = Command::InitiateMultipartUpload {
+            content_type: content_type(key),
+        };
         let answer = self.ask(asked, path, command).await?;
         let document = self.read_up_to(asked, answer, COMPLETION_MAX).await?;
-        let upload: InitiateMultipartUploadResponse = quick_xml::de::from_reader(document.as_slice())
-            .map_err(|_| broken(asked, "the store began no multipart upload"))?;
+        let upload: InitiateMultipartUploadResponse =
+            quick_xml::de::from_reader(document.as_slice())
+                .map_err(|_| broken(asked, "the store began no multipart upload"))?;
         let id = upload.upload_id;
         let sent = self.send_parts(asked, path, &id, source, part).await;
         let done = match sent {
@@ -215,8 +253,10 @@ impl Client {
             };
             self.send_part(asked, path, id, index as u32 + 1, range)
         });
-        let mut parts: Vec<Part> =
-            stream::iter(sends).buffer_unordered(PARALLEL).try_collect().await?;
+        let mut parts: Vec<Part> = stream::iter(sends)
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await?;
         parts.sort_by_key(|part| part.part_number);
         Ok(parts)
     }
@@ -265,7 +305,10 @@ impl Client {
         parts: Vec<Part>,
     ) -> BucketResult<()> {
         let data = CompleteMultipartUploadData { parts };
-        let command = Command::CompleteMultipartUpload { upload_id: id, data };
+        let command = Command::CompleteMultipartUpload {
+            upload_id: id,
+            data,
+        };
         let patience = self.deadlines.completion;
         let answer = self.ask_create_only(asked, path, command, patience).await?;
         let document = self.read_up_to(asked, answer, COMPLETION_MAX).await?;
@@ -276,10 +319,22 @@ impl Client {
         // The status was sent before the work was done: the document alone tells how it ended.
         match element(&document, "Code") {
             Some(code) => {
-                let status = if code == "PreconditionFailed" { 412 } else { 500 };
-                Err(Refusal { status, code, ..Refusal::default() }.into_error(asked))
+                let status = if code == "PreconditionFailed" {
+                    412
+                } else {
+                    500
+                };
+                Err(Refusal {
+                    status,
+                    code,
+                    ..Refusal::default()
+                }
+                .to_error(asked))
             }
-            None => Err(broken(asked, "the store did not say whether the upload is complete")),
+            None => Err(broken(
+                asked,
+                "the store did not say whether the upload is complete",
+            )),
         }
     }
 }
@@ -299,7 +354,10 @@ mod tests {
         assert_eq!(part_size(100 * MIB, 16 * MIB), 16 * MIB);
         for len in [1 << 40, 5 << 40, 160_000 * MIB, 160_001 * MIB] {
             let part = part_size(len, 16 * MIB);
-            assert!(len.div_ceil(part) <= PARTS_MAX && part.is_multiple_of(MIB), "{len} {part}");
+            assert!(
+                len.div_ceil(part) <= PARTS_MAX && part.is_multiple_of(MIB),
+                "{len} {part}"
+            );
         }
     }
 }
