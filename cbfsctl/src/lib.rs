@@ -47,7 +47,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(Stop::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
         Err(Stop::Error(error)) => {
             let code = error.kind().exit_code();
-            context.output.error(&error_report::with_general_hint(error));
+            context
+                .output
+                .error(&error_report::with_general_hint(error));
             ExitCode::from(code)
         }
     }

@@ -60,13 +60,22 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn start_log(json: bool) {
     let filter = EnvFilter::try_from_env("CBFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // Fails only when a log is set up already (tests run several daemons in one process).
-    let _ = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+    let _ = if json {
+        log.json().try_init()
+    } else {
+        log.with_ansi(false).try_init()
+    };
 }
 
 fn run(args: &Args) -> Result<()> {
-    let state_dir = args.state_dir.clone().unwrap_or_else(environment::state_dir);
+    let state_dir = args
+        .state_dir
+        .clone()
+        .unwrap_or_else(environment::state_dir);
     let socket = args.socket.clone().unwrap_or_else(environment::socket);
     let _lock = lock(&state_dir)?;
     // Many backing files are open at once.
@@ -98,7 +107,12 @@ fn run(args: &Args) -> Result<()> {
             }
             on_signal.notify_one();
         });
-        let serving = server::serve(listener, Arc::clone(&manager), started_at, Arc::clone(&shutdown));
+        let serving = server::serve(
+            listener,
+            Arc::clone(&manager),
+            started_at,
+            Arc::clone(&shutdown),
+        );
         serving.await.context(|| "the API server failed".into())
     });
     tracing::info!("stopping");
@@ -122,12 +136,19 @@ fn lock(state_dir: &Path) -> Result<File> {
         .context(describe)
         .map_err(|e| e.hint("set CBFS_STATE_DIR to a directory you may write"))?;
     let path = state_dir.join("lock");
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
     let lock = lock.context(describe)?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            let text = format!("another daemon uses the state directory {}", state_dir.display());
+            let text = format!(
+                "another daemon uses the state directory {}",
+                state_dir.display()
+            );
             Err(Error::new(ErrorKind::Conflict, text)
                 .hint("stop it, or give this one another CBFS_STATE_DIR"))
         }
@@ -138,7 +159,10 @@ fn lock(state_dir: &Path) -> Result<File> {
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
-    let most = Rlimit { current: now.maximum, maximum: now.maximum };
+    let most = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
     if let Err(e) = setrlimit(Resource::Nofile, most) {
         tracing::debug!("the limit on open files stays: {e}");
     }

@@ -273,8 +273,11 @@ impl From<ErrorBody> for Error {
     fn from(body: ErrorBody) -> Error {
         let detail = body.error;
         let mut error = Error::new(detail.kind, detail.message);
-        if let Some(cause) =
-            detail.causes.into_iter().rev().reduce(|inner, outer| format!("{outer}: {inner}"))
+        if let Some(cause) = detail
+            .causes
+            .into_iter()
+            .rev()
+            .reduce(|inner, outer| format!("{outer}: {inner}"))
         {
             error = error.because(cause);
         }

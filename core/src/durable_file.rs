@@ -39,6 +39,9 @@ fn parent(path: &Path) -> io::Result<&Path> {
     match path.parent() {
         Some(p) if p.as_os_str().is_empty() => Ok(Path::new(".")),
         Some(p) => Ok(p),
-        None => Err(io::Error::new(io::ErrorKind::InvalidInput, "a path without a parent")),
+        None => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a path without a parent",
+        )),
     }
 }

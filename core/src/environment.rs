@@ -15,7 +15,9 @@ pub fn state_dir() -> PathBuf {
     if let Some(dir) = non_empty("XDG_STATE_HOME") {
         return dir.join("cbfs");
     }
-    non_empty("HOME").unwrap_or_else(|| PathBuf::from("/tmp")).join(".local/state/cbfs")
+    non_empty("HOME")
+        .unwrap_or_else(|| PathBuf::from("/tmp"))
+        .join(".local/state/cbfs")
 }
 
 /// The daemon's socket: `CBFS_SOCKET`; else `/run/cbfs/cbfsd.sock` for root, else
@@ -34,5 +36,7 @@ pub fn socket() -> PathBuf {
 }
 
 fn non_empty(name: &str) -> Option<PathBuf> {
-    env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+    env::var_os(name)
+        .filter(|v| !v.is_empty())
+        .map(PathBuf::from)
 }

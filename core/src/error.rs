@@ -63,7 +63,12 @@ pub struct Error {
 impl Error {
     /// A new error without cause or hint.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), hint: None, source: None }
+        Error {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// Short for kind [`ErrorKind::Failed`].
@@ -94,7 +99,12 @@ impl Error {
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Error {
         let (kind, hint) = (self.kind, self.hint.clone());
-        Error { kind, message: message.into(), hint, source: Some(Box::new(self)) }
+        Error {
+            kind,
+            message: message.into(),
+            hint,
+            source: Some(Box::new(self)),
+        }
     }
 
     /// What the operator must do.

@@ -97,14 +97,19 @@ impl Timestamp {
     pub fn to_rfc3339(self) -> String {
         time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0))
             .ok()
-            .and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok())
+            .and_then(|t| {
+                t.format(&time::format_description::well_known::Rfc3339)
+                    .ok()
+            })
             .unwrap_or_else(|| format!("{}ns", self.0))
     }
 
     /// The inverse of [`Timestamp::to_rfc3339`]; `None` when the text is no RFC 3339 time.
     pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
         let t = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
-        t.ok().and_then(|t| i64::try_from(t.unix_timestamp_nanos()).ok()).map(Timestamp)
+        t.ok()
+            .and_then(|t| i64::try_from(t.unix_timestamp_nanos()).ok())
+            .map(Timestamp)
     }
 }
 

@@ -13,7 +13,11 @@ pub const FIRST_NAME_HASH: u64 = 16;
 /// [`FIRST_NAME_HASH`] are moved up by it. On-disk format: column `dentry.hash`.
 pub fn name_hash(name: &[u8]) -> u64 {
     let hash = xxh3_64(name) >> 1;
-    if hash < FIRST_NAME_HASH { hash + FIRST_NAME_HASH } else { hash }
+    if hash < FIRST_NAME_HASH {
+        hash + FIRST_NAME_HASH
+    } else {
+        hash
+    }
 }
 
 /// A name as JSON: text where it is UTF-8, else lower-case hex under a second key.
@@ -31,8 +35,14 @@ impl JsonName {
     /// Encode.
     pub fn new(bytes: &[u8]) -> JsonName {
         match std::str::from_utf8(bytes) {
-            Ok(text) => JsonName { name: Some(text.to_owned()), name_hex: None },
-            Err(_) => JsonName { name: None, name_hex: Some(to_hex(bytes)) },
+            Ok(text) => JsonName {
+                name: Some(text.to_owned()),
+                name_hex: None,
+            },
+            Err(_) => JsonName {
+                name: None,
+                name_hex: Some(to_hex(bytes)),
+            },
         }
     }
 
@@ -49,10 +59,12 @@ impl JsonName {
 /// Lower-case hex.
 pub fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        let _ = write!(out, "{b:02x}"); // writing to a String cannot fail
-        out
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+            let _ = write!(out, "{b:02x}"); // writing to a String cannot fail
+            out
+        })
 }
 
 /// The inverse of [`to_hex`]; `None` on anything that is not pairs of hex digits.
@@ -82,7 +94,12 @@ mod tests {
 
     #[test]
     fn names_that_are_not_utf8_survive_json() {
-        for name in [&b"plain"[..], b"new\nline", b"\xff\xfe", "gr\u{fc}n".as_bytes()] {
+        for name in [
+            &b"plain"[..],
+            b"new\nline",
+            b"\xff\xfe",
+            "gr\u{fc}n".as_bytes(),
+        ] {
             let json = serde_json::to_string(&JsonName::new(name)).unwrap();
             let back: JsonName = serde_json::from_str(&json).unwrap();
             assert_eq!(back.bytes().unwrap(), name);

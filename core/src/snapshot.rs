@@ -69,14 +69,19 @@ impl SnapshotState {
     /// The inverse of [`SnapshotState::name`].
     pub fn from_name(name: &str) -> Option<SnapshotState> {
         use SnapshotState::*;
-        [Queued, Collected, Writing, Written, Copying, Complete, Failed, Cancelled]
-            .into_iter()
-            .find(|s| s.name() == name)
+        [
+            Queued, Collected, Writing, Written, Copying, Complete, Failed, Cancelled,
+        ]
+        .into_iter()
+        .find(|s| s.name() == name)
     }
 
     /// Whether nothing more happens by itself.
     pub fn is_final(self) -> bool {
-        matches!(self, SnapshotState::Complete | SnapshotState::Failed | SnapshotState::Cancelled)
+        matches!(
+            self,
+            SnapshotState::Complete | SnapshotState::Failed | SnapshotState::Cancelled
+        )
     }
 
     /// Whether the state machine may go from `self` to `to`.

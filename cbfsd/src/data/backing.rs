@@ -67,7 +67,8 @@ impl BackingFiles {
     }
 
     fn path(&self, (ino, file): Id) -> PathBuf {
-        self.dir.join(format!("{:02x}/{:x}-{file:x}", ino.0 & 0xff, ino.0))
+        self.dir
+            .join(format!("{:02x}/{:x}-{file:x}", ino.0 & 0xff, ino.0))
     }
 
     /// A file, open for reading and writing.
@@ -76,7 +77,12 @@ impl BackingFiles {
         if let Some(open) = self.open.lock().get(&id) {
             return Ok(Arc::clone(open));
         }
-        let opened = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(id))?);
+        let opened = Arc::new(
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(self.path(id))?,
+        );
         Ok(self.keep(id, opened))
     }
 
@@ -118,7 +124,9 @@ impl BackingFiles {
         let id = (ino, file);
         let (version, fresh) = {
             let state = self.state.lock();
-            let Some(version) = state.dirty.get(&id) else { return Ok(()) };
+            let Some(version) = state.dirty.get(&id) else {
+                return Ok(());
+            };
             (*version, state.fresh.contains(&id))
         };
         let path = self.path(id);
@@ -146,8 +154,10 @@ impl BackingFiles {
     /// Make the existence of files created so far survive power loss (not their contents).
     pub fn sync_fresh_dirs(&self) -> Result<()> {
         let fresh: Vec<Id> = self.state.lock().fresh.iter().copied().collect();
-        let mut dirs: Vec<PathBuf> =
-            fresh.iter().filter_map(|id| self.path(*id).parent().map(Path::to_owned)).collect();
+        let mut dirs: Vec<PathBuf> = fresh
+            .iter()
+            .filter_map(|id| self.path(*id).parent().map(Path::to_owned))
+            .collect();
         dirs.sort_unstable();
         dirs.dedup();
         for dir in dirs {
@@ -164,7 +174,8 @@ impl BackingFiles {
     /// Sync all files written so far.
     pub fn sync_all(&self) -> Result<()> {
         let all: Vec<Id> = self.state.lock().dirty.keys().copied().collect();
-        all.into_iter().try_for_each(|(ino, file)| self.sync(ino, file))
+        all.into_iter()
+            .try_for_each(|(ino, file)| self.sync(ino, file))
     }
 
     /// A file became useless with transaction `xid`.
@@ -220,10 +231,13 @@ impl BackingFiles {
             let sub = sub.context(describe)?.path();
             for entry in fs::read_dir(&sub).context(describe)? {
                 let name = entry.context(describe)?.file_name();
-                let id = name.to_str().and_then(|n| n.split_once('-')).and_then(|(i, f)| {
-                    let hex = |t| u64::from_str_radix(t, 16).ok();
-                    Some((Ino(hex(i)?), hex(f)?))
-                });
+                let id = name
+                    .to_str()
+                    .and_then(|n| n.split_once('-'))
+                    .and_then(|(i, f)| {
+                        let hex = |t| u64::from_str_radix(t, 16).ok();
+                        Some((Ino(hex(i)?), hex(f)?))
+                    });
                 if let Some((ino, file)) = id
                     && !wanted(ino, file)?
                 {

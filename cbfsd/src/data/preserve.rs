@@ -28,7 +28,12 @@ impl Preserved {
     pub fn open(dir: &Path, generation: u64, cut: Xid) -> Result<Preserved> {
         let dir = dir.join(Preserved::dir_name(generation));
         fs::create_dir_all(&dir).context(|| format!("{} could not be created", dir.display()))?;
-        Ok(Preserved { dir, cut, generation, settled: Mutex::default() })
+        Ok(Preserved {
+            dir,
+            cut,
+            generation,
+            settled: Mutex::default(),
+        })
     }
 
     /// Name of the directory that holds the copies of a generation.
@@ -92,8 +97,13 @@ fn copy_block(source: &File, from: u64, length: u64, to: &Path) -> io::Result<()
         let (mut read, mut write) = (start, start - from);
         while read < stop {
             let want = usize::try_from(stop - read).unwrap_or(usize::MAX);
-            match rustix::fs::copy_file_range(source, Some(&mut read), &copy, Some(&mut write), want)
-            {
+            match rustix::fs::copy_file_range(
+                source,
+                Some(&mut read),
+                &copy,
+                Some(&mut write),
+                want,
+            ) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
                 Err(_) => {

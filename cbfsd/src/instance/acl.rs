@@ -55,7 +55,9 @@ impl Acl {
 
     /// Whether the mode says all of it: then no attribute is kept.
     fn is_minimal(&self) -> bool {
-        self.0.iter().all(|e| matches!(e.tag, USER_OBJ | GROUP_OBJ | OTHER))
+        self.0
+            .iter()
+            .all(|e| matches!(e.tag, USER_OBJ | GROUP_OBJ | OTHER))
     }
 
     fn perm(&self, tag: u16) -> Option<u16> {
@@ -104,7 +106,7 @@ impl Acl {
     }
 
     /// setfacl of an access ACL: the new permission bits, and the ACL unless it is minimal.
-    pub(super) fn as_access(self, mode: u16) -> (u16, Option<Acl>) {
+    pub(super) fn into_access(self, mode: u16) -> (u16, Option<Acl>) {
         let bits = (mode & !0o777) | self.mode_bits();
         let keep = !self.is_minimal();
         (bits, keep.then_some(self))
@@ -116,12 +118,21 @@ mod tests {
     use super::*;
 
     fn acl(entries: &[(u16, u16, u32)]) -> Acl {
-        Acl(entries.iter().map(|&(tag, perm, id)| Entry { tag, perm, id }).collect())
+        Acl(entries
+            .iter()
+            .map(|&(tag, perm, id)| Entry { tag, perm, id })
+            .collect())
     }
 
     #[test]
     fn attribute_form_round_trips_and_nonsense_is_refused() {
-        let full = acl(&[(1, 7, u32::MAX), (2, 5, 1000), (4, 5, u32::MAX), (16, 7, 0), (32, 0, 0)]);
+        let full = acl(&[
+            (1, 7, u32::MAX),
+            (2, 5, 1000),
+            (4, 5, u32::MAX),
+            (16, 7, 0),
+            (32, 0, 0),
+        ]);
         assert_eq!(Acl::parse(&full.to_bytes()), Some(full));
         assert_eq!(Acl::parse(b""), None);
         assert_eq!(Acl::parse(&acl(&[(1, 7, 0)]).to_bytes()), None);

@@ -100,7 +100,11 @@ impl Instance {
         let (inode, target) = self.read(|tables| {
             let inode = tables.inode_row(ino)?;
             let symlink = inode.row.kind == FileKind::Symlink && !inode.row.gone;
-            let target = if symlink { Some(tables.link(ino)?) } else { None };
+            let target = if symlink {
+                Some(tables.link(ino)?)
+            } else {
+                None
+            };
             Ok((inode, target))
         })?;
         let target = target.ok_or(Errno::EINVAL)?;
@@ -133,7 +137,7 @@ impl Instance {
             let mut stored = Some(value.to_vec());
             if name == acl::ACCESS {
                 let acl = Acl::parse(value).ok_or(Errno::EINVAL)?;
-                let (mode, rest) = acl.as_access(row.mode);
+                let (mode, rest) = acl.into_access(row.mode);
                 row.mode = mode;
                 if kill_sgid {
                     row.mode &= !0o2000;
@@ -148,10 +152,17 @@ impl Instance {
             row.ctime = d.time;
             match stored {
                 Some(value) => {
-                    d.events.push(Event::XattrSet { ino, name: name.to_vec(), value });
+                    d.events.push(Event::XattrSet {
+                        ino,
+                        name: name.to_vec(),
+                        value,
+                    });
                 }
                 None if existing.is_some() => {
-                    d.events.push(Event::XattrRemove { ino, name: name.to_vec() });
+                    d.events.push(Event::XattrRemove {
+                        ino,
+                        name: name.to_vec(),
+                    });
                 }
                 None => {}
             }
@@ -178,7 +189,10 @@ impl Instance {
                 return Err(Errno::ENODATA.into());
             }
             row.ctime = d.time;
-            d.events.push(Event::XattrRemove { ino, name: name.to_vec() });
+            d.events.push(Event::XattrRemove {
+                ino,
+                name: name.to_vec(),
+            });
             d.events.push(Event::InodeUpdate(row));
             Ok(())
         })?;
@@ -206,9 +220,18 @@ impl Instance {
 
 /// chmod of an inode with an access ACL: the ACL follows the mode.
 fn mask_acl(d: &mut Decision<'_>, row: &InodeRow) -> Result<(), Stop> {
-    if let Some(acl) = d.tables.xattr(row.ino, acl::ACCESS)?.as_deref().and_then(Acl::parse) {
+    if let Some(acl) = d
+        .tables
+        .xattr(row.ino, acl::ACCESS)?
+        .as_deref()
+        .and_then(Acl::parse)
+    {
         let value = acl.with_mode(row.mode).to_bytes();
-        d.events.push(Event::XattrSet { ino: row.ino, name: acl::ACCESS.to_vec(), value });
+        d.events.push(Event::XattrSet {
+            ino: row.ino,
+            name: acl::ACCESS.to_vec(),
+            value,
+        });
     }
     Ok(())
 }

@@ -101,10 +101,15 @@ impl Instance {
         _inside: &Gate<'_>,
         decide: &mut impl FnMut(&mut Decision<'_>) -> Result<T, Stop>,
     ) -> Result<(T, Xid), Stop> {
-        let Some(journal) = &self.journal else { return Err(Errno::EROFS.into()) };
+        let Some(journal) = &self.journal else {
+            return Err(Errno::EROFS.into());
+        };
         let mut tables = self.kvs.tables();
-        let mut decision =
-            Decision { tables: &tables, time: self.clock.now(), events: Vec::new() };
+        let mut decision = Decision {
+            tables: &tables,
+            time: self.clock.now(),
+            events: Vec::new(),
+        };
         let value = decide(&mut decision)?;
         let Decision { time, events, .. } = decision;
         if events.is_empty() {
@@ -112,7 +117,10 @@ impl Instance {
         }
         tables.needs(&events)?;
         let xid = tables.xid.next();
-        journal.lock().append(xid, time, &events).map_err(|e| self.journal_errno(&e))?;
+        journal
+            .lock()
+            .append(xid, time, &events)
+            .map_err(|e| self.journal_errno(&e))?;
         if let Err(e) = tables.apply(xid, time, &events) {
             // The journal has it and memory has not: nothing after this could be trusted.
             self.poison(&e);

@@ -73,7 +73,13 @@ impl Instance {
     }
 
     /// Fill `bytes` (zeros so far) with the contents from `offset`, all of it within the file.
-    fn fill(&self, patience: Patience, inode: &Inode, offset: u64, bytes: &mut [u8]) -> OpResult<()> {
+    fn fill(
+        &self,
+        patience: Patience,
+        inode: &Inode,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> OpResult<()> {
         let ino = inode.row.ino;
         if inode.file != 0 {
             let file = self.backing_file(inode)?;
@@ -96,7 +102,9 @@ impl Instance {
         offset: u64,
         bytes: &mut [u8],
     ) -> OpResult<()> {
-        let Some(tier_in) = &self.tier_in else { return Ok(()) };
+        let Some(tier_in) = &self.tier_in else {
+            return Ok(());
+        };
         let block_size = self.kvs.block_size();
         let mut done = 0;
         while done < bytes.len() {
@@ -106,7 +114,9 @@ impl Instance {
             let block = tier_in
                 .block(row.ino, blk, block_len, patience == Patience::MayWait)
                 .map_err(|e| self.eio(&e))?;
-            let BlockAnswer::Ready(block) = block else { return Err(Refusal::MustWait) };
+            let BlockAnswer::Ready(block) = block else {
+                return Err(Refusal::MustWait);
+            };
             let part = (block_len - within).min(bytes.len() - done);
             if let Some(source) = block.get(within..within + part) {
                 bytes[done..done + part].copy_from_slice(source);
@@ -122,7 +132,9 @@ impl Instance {
             return;
         }
         let stale = |row: &InodeRow, now: i64| {
-            row.atime <= row.mtime || row.atime <= row.ctime || now.saturating_sub(row.atime.0) >= DAY
+            row.atime <= row.mtime
+                || row.atime <= row.ctime
+                || now.saturating_sub(row.atime.0) >= DAY
         };
         if !stale(row, self.clock.now().0) {
             return;
@@ -153,7 +165,12 @@ impl Instance {
         let _stripe = self.stripe(ino).write();
         let inode = self.regular(ino)?;
         if inode.file == 0 && end.max(inode.row.size) <= INLINE_MAX {
-            let write = Event::Write { ino, offset, length, data: Some(ByteBuf::from(data)) };
+            let write = Event::Write {
+                ino,
+                offset,
+                length,
+                data: Some(ByteBuf::from(data)),
+            };
             self.commit(|d| {
                 d.live(ino)?;
                 d.events.push(write.clone());
@@ -161,7 +178,11 @@ impl Instance {
             })?;
             return Ok(());
         }
-        let spilled = if inode.file == 0 { Some(self.prepare_spill(&inode)?) } else { None };
+        let spilled = if inode.file == 0 {
+            Some(self.prepare_spill(&inode)?)
+        } else {
+            None
+        };
         if let Some((number, file)) = &spilled {
             // Nothing refers to the fresh file yet: it is whole before the record that does.
             self.write_backing(file, data, offset)?;
@@ -187,7 +208,12 @@ impl Instance {
             if let Some((number, _)) = &spilled {
                 d.events.push(Event::Spill { ino, file: *number });
             }
-            d.events.push(Event::Write { ino, offset, length, data: None });
+            d.events.push(Event::Write {
+                ino,
+                offset,
+                length,
+                data: None,
+            });
             Ok(())
         })?;
         if spilled.is_none() {
@@ -228,7 +254,10 @@ impl Instance {
         let contents = self.read(|tables| tables.inline(ino))?.unwrap_or_default();
         let (number, written) = {
             let tables = self.kvs.tables();
-            (tables.xid.next().0, tables.inline_xid(ino).unwrap_or(tables.xid))
+            (
+                tables.xid.next().0,
+                tables.inline_xid(ino).unwrap_or(tables.xid),
+            )
         };
         let contents = &contents[..contents.len().min(inode.row.size as usize)];
         let file = self
@@ -236,7 +265,9 @@ impl Instance {
             .create(ino, number, contents)
             .map_err(|e| self.io_refusal("a backing file could not be created", &e))?;
         if !contents.is_empty() && written <= self.synced_xid() {
-            self.backing.sync(ino, number).map_err(|e| self.sync_failed(&e))?;
+            self.backing
+                .sync(ino, number)
+                .map_err(|e| self.sync_failed(&e))?;
         }
         Ok((number, file))
     }
@@ -245,14 +276,20 @@ impl Instance {
     /// the end: cut them off before the file grows over them.
     fn cut_stale_tail(&self, file: &File, size: u64) -> OpResult<()> {
         let cut = || -> io::Result<()> {
-            if file.metadata()?.len() > size { file.set_len(size) } else { Ok(()) }
+            if file.metadata()?.len() > size {
+                file.set_len(size)
+            } else {
+                Ok(())
+            }
         };
         cut().map_err(|e| self.io_refusal("a backing file could not be cut", &e))
     }
 
     /// Before bytes `from..to` change: keep the blocks that a pending snapshot still needs.
     fn preserve(&self, inode: &Inode, file: &File, from: u64, to: u64) -> OpResult<()> {
-        let Some(preserved) = self.preserved() else { return Ok(()) };
+        let Some(preserved) = self.preserved() else {
+            return Ok(());
+        };
         // A backing file made after the cut has nothing of the snapshot; what the file had before is
         // in another one, kept until the snapshot is done.
         if inode.file > preserved.cut.0 {
@@ -263,7 +300,9 @@ impl Instance {
         let last = to.min(inode.row.size).div_ceil(block_size);
         for blk in from / block_size..last {
             preserved
-                .keep(ino, blk, block_size, file, || self.is_pending(ino, blk, preserved.cut))
+                .keep(ino, blk, block_size, file, || {
+                    self.is_pending(ino, blk, preserved.cut)
+                })
                 .map_err(|e| self.eio(&e))?;
         }
         Ok(())
@@ -276,7 +315,11 @@ impl Instance {
             return Ok(xid <= cut);
         }
         let files = self.kvs.files();
-        for file in files.active.iter().chain(files.frozen.iter().map(|f| &f.file)) {
+        for file in files
+            .active
+            .iter()
+            .chain(files.frozen.iter().map(|f| &f.file))
+        {
             if let Some(xid) = file.block(ino, blk)? {
                 return Ok(xid <= cut);
             }
@@ -339,11 +382,7 @@ impl Instance {
             self.truncated.lock().insert(ino);
         }
         match file {
-            Some(_) if size == 0 => {
-                if inode.file != 0 {
-                    self.backing.doom(ino, inode.file, xid);
-                }
-            }
+            Some(_) if size == 0 => self.backing.doom(ino, inode.file, xid),
             Some(file) if size < before => {
                 let cut = file.set_len(size);
                 cut.map_err(|e| self.io_refusal("a backing file could not be cut", &e))?;
@@ -355,7 +394,13 @@ impl Instance {
     }
 
     /// fallocate(2).
-    pub(super) fn op_fallocate(&self, ino: Ino, offset: u64, length: u64, mode: u32) -> OpResult<()> {
+    pub(super) fn op_fallocate(
+        &self,
+        ino: Ino,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> OpResult<()> {
         let end = offset.checked_add(length).filter(|e| *e <= i64::MAX as u64);
         let end = end.ok_or(Errno::EFBIG)?;
         let keep = mode & KEEP_SIZE != 0;
@@ -401,7 +446,12 @@ impl Instance {
         }
         if inode.file == 0 {
             let data = Some(ByteBuf::from(vec![0; (to - from) as usize]));
-            let write = Event::Write { ino, offset: from, length: to - from, data };
+            let write = Event::Write {
+                ino,
+                offset: from,
+                length: to - from,
+                data,
+            };
             self.commit(|d| {
                 d.live(ino)?;
                 d.events.push(write.clone());
@@ -417,7 +467,9 @@ impl Instance {
         self.commit_inside(&gate, |d| {
             let mut row = d.live(ino)?.row;
             // Only where there was data: a huge hole in a sparse file costs nothing.
-            let holes = ranges.iter().map(|&(from, to)| Event::Hole { ino, from, to });
+            let holes = ranges
+                .iter()
+                .map(|&(from, to)| Event::Hole { ino, from, to });
             d.events.extend(holes);
             row.mtime = d.time;
             row.ctime = d.time;
@@ -449,7 +501,11 @@ impl Instance {
         };
         if inode.file != 0 {
             let file = self.backing_file(&inode)?;
-            let at = if data { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) };
+            let at = if data {
+                SeekFrom::Data(offset)
+            } else {
+                SeekFrom::Hole(offset)
+            };
             return match seek(&file, at) {
                 Ok(at) if data && at >= size => Err(Errno::ENXIO.into()),
                 Ok(at) => Ok(at.min(size)),

@@ -23,7 +23,11 @@ fn kind_of(mode: u32) -> FileKind {
 
 impl FileSystem for Instance {
     fn cache_policy(&self) -> CachePolicy {
-        CachePolicy { entry: FOREVER, negative: FOREVER, attributes: FOREVER }
+        CachePolicy {
+            entry: FOREVER,
+            negative: FOREVER,
+            attributes: FOREVER,
+        }
     }
 
     fn lookup(&self, _: Patience, parent: u64, name: &[u8]) -> OpResult<Attributes> {
@@ -205,6 +209,8 @@ impl FileSystem for Instance {
         to: (u64, u64),
         length: u64,
     ) -> OpResult<u64> {
-        self.with_space(|| self.op_copy_range(patience, (Ino(from.0), from.1), (Ino(to.0), to.1), length))
+        self.with_space(|| {
+            self.op_copy_range(patience, (Ino(from.0), from.1), (Ino(to.0), to.1), length)
+        })
     }
 }

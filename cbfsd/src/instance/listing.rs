@@ -40,7 +40,12 @@ impl Instance {
         let mut cookie = cookie;
         let directory = FileKind::Directory.code();
         if cookie < DOT {
-            let entry = DirectoryEntry { ino: ino.0, cookie: DOT, kind: directory, name: b"." };
+            let entry = DirectoryEntry {
+                ino: ino.0,
+                cookie: DOT,
+                kind: directory,
+                name: b".",
+            };
             if !sink.push(entry, &mut || self.attributes(&inode).ok()) {
                 return Ok(());
             }
@@ -49,8 +54,12 @@ impl Instance {
         }
         if cookie < DOT_DOT {
             let parent = self.parent_of(ino)?;
-            let entry =
-                DirectoryEntry { ino: parent.0, cookie: DOT_DOT, kind: directory, name: b".." };
+            let entry = DirectoryEntry {
+                ino: parent.0,
+                cookie: DOT_DOT,
+                kind: directory,
+                name: b"..",
+            };
             let attributes = &mut || self.op_getattr(parent).ok();
             if !sink.push(entry, attributes) {
                 return Ok(());
@@ -59,12 +68,25 @@ impl Instance {
         }
         loop {
             let entries = self.entries_after(ino, cookie)?;
-            let Some(((last, _), _)) = entries.last() else { return Ok(()) };
+            let Some(((last, _), _)) = entries.last() else {
+                return Ok(());
+            };
             cookie = *last;
             for ((hash, name), child) in &entries {
-                let Dentry { ino: Some(child), kind, .. } = child else { continue };
-                let entry =
-                    DirectoryEntry { ino: child.0, cookie: *hash, kind: kind.code(), name };
+                let Dentry {
+                    ino: Some(child),
+                    kind,
+                    ..
+                } = child
+                else {
+                    continue;
+                };
+                let entry = DirectoryEntry {
+                    ino: child.0,
+                    cookie: *hash,
+                    kind: kind.code(),
+                    name,
+                };
                 let mut told = false;
                 let taken = sink.push(entry, &mut || {
                     let attributes = self.op_getattr(*child).ok();
@@ -88,11 +110,17 @@ impl Instance {
             let generation = {
                 let tables = self.kvs.tables();
                 if tables.cache.complete.contains(&dir) {
-                    let memory = [Some(&tables.cache), tables.flushing.as_deref(), Some(&tables.hot)];
+                    let memory = [
+                        Some(&tables.cache),
+                        tables.flushing.as_deref(),
+                        Some(&tables.hot),
+                    ];
                     let mut merged = BTreeMap::new();
                     let mut horizon: Option<NameKey> = None;
                     for table in memory.into_iter().flatten() {
-                        let Some(names) = table.dentries.get(&dir) else { continue };
+                        let Some(names) = table.dentries.get(&dir) else {
+                            continue;
+                        };
                         let mut seen = 0;
                         for (key, dentry) in names.range(from.clone()..).take(CHUNK) {
                             merged.insert(key.clone(), *dentry);
@@ -121,13 +149,25 @@ impl Instance {
             let more = rows.len() == CHUNK;
             let mut merged: BTreeMap<NameKey, Dentry> = BTreeMap::new();
             for row in rows {
-                let dentry = Dentry { ino: row.ino, kind: row.kind, xid: row.xid };
+                let dentry = Dentry {
+                    ino: row.ino,
+                    kind: row.kind,
+                    xid: row.xid,
+                };
                 merged.insert((row.hash, row.name.into()), dentry);
             }
-            let mut horizon =
-                if more { merged.last_key_value().map(|(key, _)| key.clone()) } else { None };
-            for table in [tables.flushing.as_deref(), Some(&tables.hot)].into_iter().flatten() {
-                let Some(names) = table.dentries.get(&dir) else { continue };
+            let mut horizon = if more {
+                merged.last_key_value().map(|(key, _)| key.clone())
+            } else {
+                None
+            };
+            for table in [tables.flushing.as_deref(), Some(&tables.hot)]
+                .into_iter()
+                .flatten()
+            {
+                let Some(names) = table.dentries.get(&dir) else {
+                    continue;
+                };
                 let range = (Bound::Included(from.clone()), Bound::Unbounded);
                 let mut seen = 0;
                 for (key, dentry) in names.range(range).take(CHUNK) {
@@ -150,13 +190,25 @@ impl Instance {
         {
             let tables = self.kvs.tables();
             let memory = [Some(&tables.hot), tables.flushing.as_deref()];
-            if let Some(parent) = memory.into_iter().flatten().find_map(|t| t.parents.get(&ino)) {
+            if let Some(parent) = memory
+                .into_iter()
+                .flatten()
+                .find_map(|t| t.parents.get(&ino))
+            {
                 return Ok(*parent);
             }
         }
-        let names = self.kvs.files().stack.names_of(ino).map_err(|e| self.eio(&e))?;
+        let names = self
+            .kvs
+            .files()
+            .stack
+            .names_of(ino)
+            .map_err(|e| self.eio(&e))?;
         // An unlinked directory that is still open has no parent any more.
-        Ok(names.into_iter().find(|n| n.ino == Some(ino)).map_or(ino, |n| n.parent))
+        Ok(names
+            .into_iter()
+            .find(|n| n.ino == Some(ino))
+            .map_or(ino, |n| n.parent))
     }
 }
 
@@ -169,5 +221,8 @@ fn lower(horizon: &mut Option<NameKey>, key: &NameKey) {
 
 fn up_to(merged: BTreeMap<NameKey, Dentry>, horizon: Option<&NameKey>) -> Vec<(NameKey, Dentry)> {
     let within = |key: &NameKey| horizon.is_none_or(|h| key <= h);
-    merged.into_iter().take_while(|(key, _)| within(key)).collect()
+    merged
+        .into_iter()
+        .take_while(|(key, _)| within(key))
+        .collect()
 }

@@ -185,10 +185,17 @@ impl Instance {
             return (Health::Poisoned, problems);
         }
         if self.is_fenced() {
-            problems.insert(0, "a later epoch has taken over: this master is read-only".into());
+            problems.insert(
+                0,
+                "a later epoch has taken over: this master is read-only".into(),
+            );
             return (Health::Fenced, problems);
         }
-        let health = if problems.is_empty() { Health::Ok } else { Health::Degraded };
+        let health = if problems.is_empty() {
+            Health::Ok
+        } else {
+            Health::Degraded
+        };
         (health, problems)
     }
 

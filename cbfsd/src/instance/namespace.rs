@@ -33,7 +33,11 @@ impl Decision<'_> {
     /// A live inode.
     pub(super) fn live(&self, ino: Ino) -> Result<Inode, Stop> {
         let inode = self.tables.inode_row(ino)?;
-        if inode.row.gone { Err(Errno::ENOENT.into()) } else { Ok(inode) }
+        if inode.row.gone {
+            Err(Errno::ENOENT.into())
+        } else {
+            Ok(inode)
+        }
     }
 
     /// A directory in which names can be made and removed.
@@ -57,7 +61,11 @@ impl Decision<'_> {
 
     fn existing(&self, at: Place<'_>) -> Result<(Ino, FileKind), Stop> {
         match self.name(at)? {
-            Some(Dentry { ino: Some(ino), kind, .. }) => Ok((ino, kind)),
+            Some(Dentry {
+                ino: Some(ino),
+                kind,
+                ..
+            }) => Ok((ino, kind)),
             _ => Err(Errno::ENOENT.into()),
         }
     }
@@ -67,22 +75,37 @@ impl Decision<'_> {
         if at.0 == Ino::ROOT && at.1 == RESERVED_NAME {
             return Err(Errno::EPERM.into());
         }
-        if self.name(at)?.is_some() { Err(Errno::EEXIST.into()) } else { Ok(()) }
+        if self.name(at)?.is_some() {
+            Err(Errno::EEXIST.into())
+        } else {
+            Ok(())
+        }
     }
 
     fn link_event(&mut self, at: Place<'_>, ino: Ino, kind: FileKind) {
-        self.events.push(Event::DentryLink { parent: at.0, name: at.1.to_vec(), ino, kind });
+        self.events.push(Event::DentryLink {
+            parent: at.0,
+            name: at.1.to_vec(),
+            ino,
+            kind,
+        });
     }
 
     fn unlink_event(&mut self, at: Place<'_>, kind: FileKind) {
-        self.events.push(Event::DentryUnlink { parent: at.0, name: at.1.to_vec(), kind });
+        self.events.push(Event::DentryUnlink {
+            parent: at.0,
+            name: at.1.to_vec(),
+            kind,
+        });
     }
 
     /// A directory's row after names were added (or removed): its size counts them, its link count
     /// its subdirectories.
     fn parent_event(&mut self, mut row: InodeRow, names: i64, directories: i64) {
         row.size = row.size.saturating_add_signed(names);
-        row.nlink = i64::from(row.nlink).saturating_add(directories).clamp(0, u32::MAX.into()) as u32;
+        row.nlink = i64::from(row.nlink)
+            .saturating_add(directories)
+            .clamp(0, u32::MAX.into()) as u32;
         row.mtime = self.time;
         row.ctime = self.time;
         self.events.push(Event::InodeUpdate(row));
@@ -91,7 +114,11 @@ impl Decision<'_> {
     /// An inode that lost a name.
     fn lost_name(&mut self, ino: Ino) -> Result<(), Stop> {
         let mut row = self.live(ino)?.row;
-        row.nlink = if row.kind == FileKind::Directory { 0 } else { row.nlink.saturating_sub(1) };
+        row.nlink = if row.kind == FileKind::Directory {
+            0
+        } else {
+            row.nlink.saturating_sub(1)
+        };
         row.ctime = self.time;
         self.events.push(Event::InodeUpdate(row));
         Ok(())
@@ -160,7 +187,11 @@ impl Instance {
                 mode,
                 uid: caller.uid,
                 gid,
-                nlink: if new.kind == FileKind::Directory { 2 } else { 1 },
+                nlink: if new.kind == FileKind::Directory {
+                    2
+                } else {
+                    1
+                },
                 size: new.target.map_or(0, |t| t.len() as u64),
                 rdev: new.rdev,
                 atime: d.time,
@@ -172,7 +203,10 @@ impl Instance {
             };
             d.events.push(Event::InodeCreate(row));
             if let Some(target) = new.target {
-                d.events.push(Event::SymlinkTarget { ino, target: target.to_vec() });
+                d.events.push(Event::SymlinkTarget {
+                    ino,
+                    target: target.to_vec(),
+                });
             }
             if let Some(access) = access {
                 let (name, value) = (acl::ACCESS.to_vec(), access.to_bytes());
@@ -278,9 +312,10 @@ impl Instance {
             }
         })?;
         match file {
-            Some(Inode { row, file }) if file != 0 => {
-                self.backing.sync(row.ino, file).map_err(|e| self.sync_failed(&e))
-            }
+            Some(Inode { row, file }) if file != 0 => self
+                .backing
+                .sync(row.ino, file)
+                .map_err(|e| self.sync_failed(&e)),
             _ => Ok(()),
         }
     }
@@ -300,15 +335,25 @@ fn decide_rename(
         return Err(Errno::EPERM.into());
     }
     let target = match d.name(to)? {
-        Some(Dentry { ino: Some(ino), kind, .. }) => Some((ino, kind)),
+        Some(Dentry {
+            ino: Some(ino),
+            kind,
+            ..
+        }) => Some((ino, kind)),
         _ => None,
     };
     if flags & EXCHANGE != 0 {
-        let Some((other, other_kind)) = target else { return Err(Errno::ENOENT.into()) };
+        let Some((other, other_kind)) = target else {
+            return Err(Errno::ENOENT.into());
+        };
         if other == ino {
             return Ok(None);
         }
-        exchange(d, (from, from_dir, ino, kind), (to, to_dir, other, other_kind))?;
+        exchange(
+            d,
+            (from, from_dir, ino, kind),
+            (to, to_dir, other, other_kind),
+        )?;
         return Ok(None);
     }
     if let Some((old, old_kind)) = target {

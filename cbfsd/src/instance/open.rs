@@ -65,10 +65,22 @@ impl Instance {
     /// [`ErrorKind::Conflict`] when another daemon holds the directory, [`ErrorKind::Damage`] when the
     /// journal or KVS is damaged before its durable end.
     pub fn open_master(params: MasterParams) -> Result<Arc<Instance>> {
-        let MasterParams { id, dir, epoch, block_size, options, clock } = params;
+        let MasterParams {
+            id,
+            dir,
+            epoch,
+            block_size,
+            options,
+            clock,
+        } = params;
         let lock = lock_state_dir(&dir)?;
         let journal_dir = dir.join("journal");
-        for sub in [&journal_dir, &dir.join("status"), &dir.join("frozen"), &dir.join("proxy")] {
+        for sub in [
+            &journal_dir,
+            &dir.join("status"),
+            &dir.join("frozen"),
+            &dir.join("proxy"),
+        ] {
             durable_file::create_dir_all(sub)
                 .context(|| format!("{} could not be created", sub.display()))?;
         }
@@ -116,7 +128,16 @@ impl Instance {
 
     /// Open a slave: read-only, nothing to recover.
     pub fn open_slave(params: SlaveParams) -> Result<Arc<Instance>> {
-        let SlaveParams { id, dir, epoch, stack, tier_in, counters, options, clock } = params;
+        let SlaveParams {
+            id,
+            dir,
+            epoch,
+            stack,
+            tier_in,
+            counters,
+            options,
+            clock,
+        } = params;
         let lock = lock_state_dir(&dir)?;
         let block_size = stack.block_size();
         let kvs = Kvs::read_only(stack, counters, block_size);
@@ -192,11 +213,18 @@ impl Instance {
                 return Ok(true);
             }
             // A frozen file may still be persisted: keep what was there at its cut.
-            let Some(view) = &at_cut else { return Ok(false) };
+            let Some(view) = &at_cut else {
+                return Ok(false);
+            };
             if view.inode(ino)?.is_none_or(|row| row.gone) {
                 return Ok(false);
             }
-            for own in files.frozen.iter().map(|f| &f.file).chain(files.main.iter()) {
+            for own in files
+                .frozen
+                .iter()
+                .map(|f| &f.file)
+                .chain(files.main.iter())
+            {
                 if let Some(then) = own.backing(ino)? {
                     return Ok(then == file);
                 }
@@ -255,7 +283,10 @@ fn replay(kvs: &Kvs, dir: &Path, options: &Options) -> Result<()> {
             fs::remove_file(path).context(|| format!("{} could not be removed", path.display()))?;
             continue;
         }
-        if segments.get(index + 1).is_some_and(|(next, _)| *next <= committed.next()) {
+        if segments
+            .get(index + 1)
+            .is_some_and(|(next, _)| *next <= committed.next())
+        {
             continue;
         }
         let mut reader = SegmentReader::open(path)?;

@@ -37,7 +37,10 @@ impl Instance {
         // Most of the dirty rows go out before the gate closes.
         let mut flush = self.kvs.lock_flush(&sync, limit)?;
         // Copies of a cut that a power loss undid: the new one has the same generation.
-        let left = self.dir.join("frozen").join(Preserved::dir_name(self.kvs.files().generation));
+        let left = self
+            .dir
+            .join("frozen")
+            .join(Preserved::dir_name(self.kvs.files().generation));
         remove_dir_all_if_there(&left)?;
         {
             let _gate = self.gate.write();
@@ -45,7 +48,9 @@ impl Instance {
             let cut = self.kvs.tables().xid.next();
             // In place before the gate opens: the first write after the cut must see it.
             let preserved = Preserved::open(&self.dir.join("frozen"), generation, cut)?;
-            let taken = self.kvs.cut(&mut flush, &mut journal.lock(), number, self.clock.now())?;
+            let taken = self
+                .kvs
+                .cut(&mut flush, &mut journal.lock(), number, self.clock.now())?;
             debug_assert_eq!(taken, cut);
             *self.preserved.write() = Some(Arc::new(preserved));
         }
@@ -90,11 +95,16 @@ impl Instance {
 
     /// The file system as of the cut that is being persisted.
     pub fn at_cut(self: &Arc<Self>) -> Result<AtCut> {
-        let preserved =
-            self.preserved().ok_or_else(|| Error::failed("no snapshot is being persisted"))?;
+        let preserved = self
+            .preserved()
+            .ok_or_else(|| Error::failed("no snapshot is being persisted"))?;
         let block_size = self.kvs.block_size();
         let view = self.kvs.files().at_cut(preserved.generation, block_size);
-        Ok(AtCut { instance: Arc::clone(self), preserved, view: Arc::new(view) })
+        Ok(AtCut {
+            instance: Arc::clone(self),
+            preserved,
+            view: Arc::new(view),
+        })
     }
 }
 
@@ -105,13 +115,18 @@ impl MountedInstance for AtCut {
 
     fn backing_file(&self, ino: Ino) -> Result<u64> {
         let files = self.instance.kvs.files();
-        let frozen = files.frozen.iter().filter(|f| f.generation <= self.preserved.generation);
+        let frozen = files
+            .frozen
+            .iter()
+            .filter(|f| f.generation <= self.preserved.generation);
         for file in frozen.map(|f| &f.file).chain(&files.main) {
             if let Some(number) = file.backing(ino)? {
                 return Ok(number);
             }
         }
-        Err(Error::damage(format!("inode {ino} has blocks but no backing file")))
+        Err(Error::damage(format!(
+            "inode {ino} has blocks but no backing file"
+        )))
     }
 
     fn block_holes(&self, ino: Ino, file: u64, blk: u64, len: usize) -> Result<Vec<(u64, u64)>> {
@@ -164,7 +179,10 @@ fn read_with_holes(file: &File, from: u64, len: usize) -> io::Result<BlockBytes>
             }
         }
     }
-    Ok(BlockBytes { bytes, holes: holes_between(&data, from, len) })
+    Ok(BlockBytes {
+        bytes,
+        holes: holes_between(&data, from, len),
+    })
 }
 
 /// What lies between data ranges, relative to `from`, shrunk to the grain that holes are kept in.
@@ -172,8 +190,19 @@ fn holes_between(data: &[(u64, u64)], from: u64, len: usize) -> Vec<(u64, u64)> 
     let len = len as u64;
     let mut holes = Vec::new();
     let mut at = 0;
-    for (start, stop) in data.iter().map(|(a, b)| (a - from, b - from)).chain([(len, len)]) {
-        let hole = (u64::next_multiple_of(at, GRAIN), if start == len { len } else { start / GRAIN * GRAIN });
+    for (start, stop) in data
+        .iter()
+        .map(|(a, b)| (a - from, b - from))
+        .chain([(len, len)])
+    {
+        let hole = (
+            u64::next_multiple_of(at, GRAIN),
+            if start == len {
+                len
+            } else {
+                start / GRAIN * GRAIN
+            },
+        );
         if hole.0 < hole.1 {
             holes.push(hole);
         }

@@ -87,7 +87,12 @@ impl Instance {
         let deadline = std::time::Instant::now() + self.options.sync_every;
         let mut state = self.workers.state.lock();
         while !state.stop && self.kvs.tables().dirty_bytes() > self.options.dirty_limit {
-            if self.workers.flushed.wait_until(&mut state, deadline).timed_out() {
+            if self
+                .workers
+                .flushed
+                .wait_until(&mut state, deadline)
+                .timed_out()
+            {
                 return;
             }
         }
@@ -98,7 +103,9 @@ impl Instance {
             {
                 let mut state = self.workers.state.lock();
                 if !state.stop && !state.flush_now {
-                    self.workers.wake_flusher.wait_for(&mut state, self.options.flush_every);
+                    self.workers
+                        .wake_flusher
+                        .wait_for(&mut state, self.options.flush_every);
                 }
                 if state.stop {
                     return;
@@ -122,7 +129,9 @@ impl Instance {
             {
                 let mut state = self.workers.state.lock();
                 if !state.stop {
-                    self.workers.wake_syncer.wait_for(&mut state, self.options.sync_every);
+                    self.workers
+                        .wake_syncer
+                        .wait_for(&mut state, self.options.sync_every);
                 }
                 if state.stop {
                     return;
@@ -140,15 +149,22 @@ impl Instance {
 
     /// Write the dirty rows into SQLite.
     pub fn flush(&self) -> Result<()> {
-        self.kvs.flush(&|xid| self.sync_journal(xid).map(drop), self.options.cache_limit)
+        self.kvs.flush(
+            &|xid| self.sync_journal(xid).map(drop),
+            self.options.cache_limit,
+        )
     }
 
     /// Make the journal durable up to `through`, after the backing files that must come first.
     pub fn sync_journal(&self, through: Xid) -> Result<Xid> {
-        let Some(syncer) = &self.syncer else { return Ok(Xid(0)) };
+        let Some(syncer) = &self.syncer else {
+            return Ok(Xid(0));
+        };
         let first = || {
             let barrier: Vec<(Ino, u64)> = self.barrier.lock().drain().collect();
-            barrier.into_iter().try_for_each(|(ino, file)| self.backing.sync(ino, file))?;
+            barrier
+                .into_iter()
+                .try_for_each(|(ino, file)| self.backing.sync(ino, file))?;
             // A record of a backing file must not survive without the file.
             self.backing.sync_fresh_dirs()
         };
@@ -183,7 +199,9 @@ impl Instance {
         }
         let (file, xid) = self.read(|tables| Ok((tables.inode_row(ino)?.file, tables.xid)))?;
         if file != 0 {
-            self.backing.sync(ino, file).map_err(|e| self.sync_failed(&e))?;
+            self.backing
+                .sync(ino, file)
+                .map_err(|e| self.sync_failed(&e))?;
         }
         self.sync_journal(xid).map_err(|e| self.sync_failed(&e))?;
         Ok(())

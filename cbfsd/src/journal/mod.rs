@@ -63,10 +63,16 @@ impl Journal {
     /// Start a new segment in `dir` for records after `last` (all older ones are durable or
     /// were cut off by recovery).
     pub fn create(dir: &Path, last: Xid) -> Result<Journal> {
-        let file = Arc::new(new_segment(dir, last.next()).context(|| {
-            format!("a journal segment could not be begun in {}", dir.display())
-        })?);
-        let state = SyncState { pending: Vec::new(), synced: last, busy: false, poisoned: None };
+        let file =
+            Arc::new(new_segment(dir, last.next()).context(|| {
+                format!("a journal segment could not be begun in {}", dir.display())
+            })?);
+        let state = SyncState {
+            pending: Vec::new(),
+            synced: last,
+            busy: false,
+            poisoned: None,
+        };
         Ok(Journal {
             dir: dir.to_owned(),
             file,
@@ -74,7 +80,10 @@ impl Journal {
             last,
             last_time: Timestamp(0),
             buffer: Vec::with_capacity(64 << 10),
-            shared: Arc::new(Syncer { state: Mutex::new(state), done: Condvar::new() }),
+            shared: Arc::new(Syncer {
+                state: Mutex::new(state),
+                done: Condvar::new(),
+            }),
         })
     }
 
@@ -101,12 +110,16 @@ impl Journal {
         self.buffer.clear();
         record::encode(xid, time, events, &mut self.buffer);
         if self.buffer.len() > record::MAX_RECORD {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the record is too long"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the record is too long",
+            ));
         }
         if let Err(e) = self.file.write_all_at(&self.buffer, self.offset) {
             // A torn record must not stand before later ones: recovery would cut those off too.
             if let Err(cut) = self.file.set_len(self.offset) {
-                self.shared.poison(&format!("a torn record could not be removed: {cut}"));
+                self.shared
+                    .poison(&format!("a torn record could not be removed: {cut}"));
             }
             return Err(e);
         }
@@ -128,7 +141,9 @@ impl Journal {
             return Ok(());
         }
         self.buffer.clear();
-        let mark = [Event::SyncMark { offset: self.offset }];
+        let mark = [Event::SyncMark {
+            offset: self.offset,
+        }];
         record::encode(self.last, self.last_time, &mark, &mut self.buffer);
         if let Err(e) = self.file.write_all_at(&self.buffer, self.offset) {
             self.file.set_len(self.offset)?;
@@ -213,7 +228,11 @@ impl Syncer {
 
 fn new_segment(dir: &Path, first: Xid) -> io::Result<File> {
     let path = dir.join(segment_name(first));
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
     file.write_all_at(record::MAGIC, 0)?;
     durable_file::sync_dir(dir)?;
     Ok(file)
@@ -225,13 +244,18 @@ pub fn trim(dir: &Path, through: Xid) -> Result<u64> {
     let mut removed = 0;
     for pair in all.windows(2) {
         if pair[1].0 <= through.next() {
-            fs::remove_file(&pair[0].1)
-                .context(|| format!("the journal segment {} could not be removed", pair[0].1.display()))?;
+            fs::remove_file(&pair[0].1).context(|| {
+                format!(
+                    "the journal segment {} could not be removed",
+                    pair[0].1.display()
+                )
+            })?;
             removed += 1;
         }
     }
     if removed > 0 {
-        durable_file::sync_dir(dir).context(|| "the journal directory could not be synced".into())?;
+        durable_file::sync_dir(dir)
+            .context(|| "the journal directory could not be synced".into())?;
     }
     Ok(removed)
 }

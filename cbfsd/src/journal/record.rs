@@ -200,16 +200,26 @@ pub fn decode(bytes: &[u8]) -> Decoded {
         return Decoded::End;
     }
     let Some((head, rest)) = bytes.split_at_checked(FRAME) else {
-        return if bytes.iter().all(|b| *b == 0) { Decoded::End } else { Decoded::Bad("torn frame") };
+        return if bytes.iter().all(|b| *b == 0) {
+            Decoded::End
+        } else {
+            Decoded::Bad("torn frame")
+        };
     };
     let length = le_u32(&head[..4]) as usize;
     if length == 0 {
-        return if head.iter().all(|b| *b == 0) { Decoded::End } else { Decoded::Bad("no length") };
+        return if head.iter().all(|b| *b == 0) {
+            Decoded::End
+        } else {
+            Decoded::Bad("no length")
+        };
     }
     if !(16..=MAX_RECORD).contains(&length) {
         return Decoded::Bad("impossible length");
     }
-    let Some(body) = rest.get(..length) else { return Decoded::Bad("torn record") };
+    let Some(body) = rest.get(..length) else {
+        return Decoded::Bad("torn record");
+    };
     if crc32c::crc32c(body) != le_u32(&head[4..]) {
         return Decoded::Bad("wrong CRC");
     }
@@ -257,10 +267,21 @@ mod tests {
         encode(Xid(5), Timestamp(-3), &sample(), &mut bytes);
         let first = bytes.len();
         encode(Xid(6), Timestamp(8), &[], &mut bytes);
-        let expected = Record { xid: Xid(5), time: Timestamp(-3), events: sample() };
+        let expected = Record {
+            xid: Xid(5),
+            time: Timestamp(-3),
+            events: sample(),
+        };
         assert_eq!(decode(&bytes), Decoded::Record(expected, first));
-        let second = Record { xid: Xid(6), time: Timestamp(8), events: vec![] };
-        assert_eq!(decode(&bytes[first..]), Decoded::Record(second, bytes.len() - first));
+        let second = Record {
+            xid: Xid(6),
+            time: Timestamp(8),
+            events: vec![],
+        };
+        assert_eq!(
+            decode(&bytes[first..]),
+            Decoded::Record(second, bytes.len() - first)
+        );
         assert_eq!(decode(&[0; 100]), Decoded::End);
     }
 
@@ -269,7 +290,10 @@ mod tests {
         let mut bytes = Vec::new();
         encode(Xid(5), Timestamp(3), &sample(), &mut bytes);
         for cut in 1..bytes.len() {
-            assert!(matches!(decode(&bytes[..cut]), Decoded::Bad(_)), "cut at {cut}");
+            assert!(
+                matches!(decode(&bytes[..cut]), Decoded::Bad(_)),
+                "cut at {cut}"
+            );
         }
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();

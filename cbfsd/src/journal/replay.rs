@@ -38,7 +38,11 @@ impl SegmentReader {
         let bytes = fs::read(path)
             .context(|| format!("the journal segment {} could not be read", path.display()))?;
         if bytes.len() < MAGIC.len() || bytes.iter().all(|b| *b == 0) {
-            return Ok(SegmentReader { path: path.to_owned(), bytes: Vec::new(), at: 0 });
+            return Ok(SegmentReader {
+                path: path.to_owned(),
+                bytes: Vec::new(),
+                at: 0,
+            });
         }
         if &bytes[..MAGIC.len()] != MAGIC {
             return Err(Error::damage(format!(
@@ -46,7 +50,11 @@ impl SegmentReader {
                 path.display()
             )));
         }
-        Ok(SegmentReader { path: path.to_owned(), bytes, at: MAGIC.len() })
+        Ok(SegmentReader {
+            path: path.to_owned(),
+            bytes,
+            at: MAGIC.len(),
+        })
     }
 
     /// The next record, sync marks left out; `None` at the end, which a torn tail also is.
@@ -84,14 +92,21 @@ impl SegmentReader {
 
     /// Whether anything but zeros stands after the last whole record.
     pub fn has_torn_tail(&self) -> bool {
-        self.bytes.get(self.at..).unwrap_or_default().iter().any(|b| *b != 0)
+        self.bytes
+            .get(self.at..)
+            .unwrap_or_default()
+            .iter()
+            .any(|b| *b != 0)
     }
 
     /// Whether a sync mark somewhere behind the current place covers it.
     fn synced_beyond(&self) -> bool {
         let bytes = self.bytes.get(self.at..).unwrap_or_default();
         (1..bytes.len().saturating_sub(record::FRAME)).any(|skip| {
-            let length = bytes[skip..skip + 4].iter().rev().fold(0usize, |n, b| (n << 8) | usize::from(*b));
+            let length = bytes[skip..skip + 4]
+                .iter()
+                .rev()
+                .fold(0usize, |n, b| (n << 8) | usize::from(*b));
             // A sync mark is tiny; anything longer needs no CRC run.
             if !(17..=64).contains(&length) {
                 return false;

@@ -53,8 +53,9 @@ impl KvsFile {
              PRAGMA cache_size=-8192; PRAGMA wal_autocheckpoint=4000; PRAGMA busy_timeout=5000;",
         )
         .context(describe)?;
-        let version: i64 =
-            conn.query_row("PRAGMA user_version", [], |r| r.get(0)).context(describe)?;
+        let version: i64 = conn
+            .query_row("PRAGMA user_version", [], |r| r.get(0))
+            .context(describe)?;
         if version == 0 {
             let tx = conn.unchecked_transaction()?;
             rows::create_tables(&tx)?;
@@ -65,14 +66,20 @@ impl KvsFile {
         } else {
             rows::check_format(&conn, &path.display().to_string())?;
         }
-        Ok(KvsFile { path: path.to_owned(), conn: Mutex::new(conn) })
+        Ok(KvsFile {
+            path: path.to_owned(),
+            conn: Mutex::new(conn),
+        })
     }
 
     /// Open one that nobody writes any more.
     pub fn open_frozen(path: &Path) -> Result<KvsFile> {
         let conn = open_immutable(path)?;
         rows::check_format(&conn, &path.display().to_string())?;
-        Ok(KvsFile { path: path.to_owned(), conn: Mutex::new(conn) })
+        Ok(KvsFile {
+            path: path.to_owned(),
+            conn: Mutex::new(conn),
+        })
     }
 
     /// Where it lies.
@@ -91,7 +98,9 @@ impl KvsFile {
             let number = |key: &str| -> Result<Option<u64>> {
                 Ok(rows::meta(conn, key)?.and_then(|text| text.parse().ok()))
             };
-            let Some(xid) = number("committed_xid")? else { return Ok(None) };
+            let Some(xid) = number("committed_xid")? else {
+                return Ok(None);
+            };
             Ok(Some(Committed {
                 xid: Xid(xid),
                 next_ino: Ino(number("next_ino")?.unwrap_or_default()),
@@ -142,25 +151,32 @@ impl KvsFile {
 
         let mut parents: Vec<_> = table.dentries.iter().collect();
         parents.sort_unstable_by_key(|(parent, _)| **parent);
-        let dentries: Vec<_> =
-            parents.into_iter().flat_map(|(p, names)| names.iter().map(move |n| (*p, n))).collect();
+        let dentries: Vec<_> = parents
+            .into_iter()
+            .flat_map(|(p, names)| names.iter().map(move |n| (*p, n)))
+            .collect();
         self.chunks(&dentries, |conn, (parent, (key, dentry))| {
             put_dentry(conn, *parent, key.0, &key.1, dentry)
         })?;
 
         let mut links: Vec<_> = table.links.iter().collect();
         links.sort_unstable_by_key(|(ino, _)| **ino);
-        self.chunks(&links, |conn, (ino, target)| rows::put_link(conn, **ino, target))?;
+        self.chunks(&links, |conn, (ino, target)| {
+            rows::put_link(conn, **ino, target)
+        })?;
 
         let mut xattrs: Vec<_> = table.xattrs.iter().collect();
         xattrs.sort_unstable_by_key(|(ino, _)| **ino);
         self.chunks(&xattrs, |conn, (ino, all)| {
-            all.iter().try_for_each(|(name, xattr)| put_xattr(conn, **ino, name, xattr))
+            all.iter()
+                .try_for_each(|(name, xattr)| put_xattr(conn, **ino, name, xattr))
         })?;
 
         let mut inline: Vec<_> = table.inline.iter().collect();
         inline.sort_unstable_by_key(|(ino, _)| **ino);
-        self.chunks(&inline, |conn, (ino, inline)| put_inline(conn, **ino, inline))?;
+        self.chunks(&inline, |conn, (ino, inline)| {
+            put_inline(conn, **ino, inline)
+        })?;
 
         let mut backing: Vec<_> = table.backing.iter().collect();
         backing.sort_unstable();
@@ -220,9 +236,7 @@ impl KvsFile {
         if self.path.exists() {
             self.checkpoint()?;
             // No side files are left that SQLite would look for under the old name.
-            self.with(|conn| {
-                Ok(conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?)
-            })?;
+            self.with(|conn| Ok(conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?))?;
         }
         if self.path != to && self.path.exists() {
             std::fs::rename(&self.path, to)
@@ -241,7 +255,10 @@ impl KvsFile {
             let mut get = conn.prepare_cached("SELECT data, xid FROM inline WHERE ino=?")?;
             let row = get.query_row([ino.0 as i64], |r| {
                 let data: Option<Vec<u8>> = r.get(0)?;
-                Ok(Inline { data: data.map(Arc::new), xid: Xid(r.get::<_, i64>(1)? as u64) })
+                Ok(Inline {
+                    data: data.map(Arc::new),
+                    xid: Xid(r.get::<_, i64>(1)? as u64),
+                })
             });
             Ok(row.optional()?)
         })
@@ -269,7 +286,10 @@ impl KvsFile {
     pub fn has_blocks(&self, ino: Ino) -> Result<bool> {
         self.with(|conn| {
             let mut get = conn.prepare_cached("SELECT 1 FROM block WHERE ino=? LIMIT 1")?;
-            Ok(get.query_row([ino.0 as i64], |_| Ok(())).optional()?.is_some())
+            Ok(get
+                .query_row([ino.0 as i64], |_| Ok(()))
+                .optional()?
+                .is_some())
         })
     }
 
@@ -284,7 +304,8 @@ impl KvsFile {
 }
 
 fn put_dentry(conn: &Connection, parent: Ino, hash: u64, name: &[u8], d: &Dentry) -> Result<()> {
-    let sql = "INSERT OR REPLACE INTO dentry(parent, hash, name, ino, kind, xid) VALUES(?,?,?,?,?,?)";
+    let sql =
+        "INSERT OR REPLACE INTO dentry(parent, hash, name, ino, kind, xid) VALUES(?,?,?,?,?,?)";
     let ino = d.ino.map(|i| i.0 as i64);
     conn.prepare_cached(sql)?.execute(params![
         parent.0 as i64,
@@ -311,7 +332,8 @@ fn put_xattr(conn: &Connection, ino: Ino, name: &[u8], xattr: &Xattr) -> Result<
 fn put_inline(conn: &Connection, ino: Ino, inline: &Inline) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO inline(ino, data, xid) VALUES(?,?,?)";
     let data = inline.data.as_deref().map(Vec::as_slice);
-    conn.prepare_cached(sql)?.execute(params![ino.0 as i64, data, inline.xid.0 as i64])?;
+    conn.prepare_cached(sql)?
+        .execute(params![ino.0 as i64, data, inline.xid.0 as i64])?;
     Ok(())
 }
 
@@ -360,5 +382,9 @@ impl Layer for KvsFile {
 
 /// A dentry row as the tables hold it.
 pub(super) fn dentry_of(row: &DentryRow) -> Dentry {
-    Dentry { ino: row.ino, kind: row.kind, xid: row.xid }
+    Dentry {
+        ino: row.ino,
+        kind: row.kind,
+        xid: row.xid,
+    }
 }

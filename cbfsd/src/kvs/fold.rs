@@ -27,7 +27,9 @@ impl Kvs {
     /// Fold a frozen file into `main` and drop it. The oldest goes first.
     pub fn fold(&self, frozen: &Frozen) -> Result<()> {
         let files = self.files();
-        let Some(main) = &files.main else { return Ok(()) };
+        let Some(main) = &files.main else {
+            return Ok(());
+        };
         let path = frozen.file.path();
         let describe = || format!("{} could not be folded", path.display());
         let source = open_immutable(path)?;
@@ -53,7 +55,9 @@ impl Kvs {
 /// One file with the changes of several frozen ones (oldest first): what a snapshot persists when those
 /// before it failed. An older result at `path` is overwritten.
 pub fn merge_frozen(parts: &[Frozen], path: &Path) -> Result<()> {
-    let Some((oldest, newer)) = parts.split_first() else { return Ok(()) };
+    let Some((oldest, newer)) = parts.split_first() else {
+        return Ok(());
+    };
     let describe = || format!("{} could not be made", path.display());
     for suffix in ["", "-wal", "-shm"] {
         let mut side = path.as_os_str().to_owned();
@@ -95,7 +99,13 @@ fn steps(with_base: bool) -> Vec<Step> {
     // Inodes that came and went within the file leave nothing behind.
     let lasting = "WHERE ino NOT IN (SELECT ino FROM inode WHERE gone = 1)";
     // With a stack below, a tombstone must stay as a row; without, its key just goes.
-    let alive = |condition: &str| if with_base { "1".to_owned() } else { condition.to_owned() };
+    let alive = |condition: &str| {
+        if with_base {
+            "1".to_owned()
+        } else {
+            condition.to_owned()
+        }
+    };
     vec![
         // What an inode's end or a new backing file makes meaningless goes first.
         Step {
@@ -192,9 +202,12 @@ fn run(source: &Connection, main: &KvsFile, step: &Step) -> Result<()> {
 fn write_batch(conn: &Connection, step: &Step, batch: &[Vec<Value>]) -> Result<()> {
     let tx = conn.unchecked_transaction()?;
     for row in batch {
-        let Some((alive, values)) = row.split_last() else { continue };
+        let Some((alive, values)) = row.split_last() else {
+            continue;
+        };
         if *alive == Value::Integer(1) {
-            tx.prepare_cached(&step.put)?.execute(rusqlite::params_from_iter(values))?;
+            tx.prepare_cached(&step.put)?
+                .execute(rusqlite::params_from_iter(values))?;
         } else {
             for sql in step.remove {
                 let keys = rusqlite::params_from_iter(&values[..step.keys]);

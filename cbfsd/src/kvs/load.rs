@@ -53,10 +53,17 @@ fn fetch(files: &Files, miss: &Miss, large: bool) -> Result<Loaded> {
         Miss::Inode(ino) => {
             // A stack answers the smallest `min_size` of all its layers; the next change of the row
             // goes on from the one of `active` alone, as that is the range it will stand in.
-            let active = files.active.as_ref().map(|file| file.inode(*ino)).transpose()?;
+            let active = files
+                .active
+                .as_ref()
+                .map(|file| file.inode(*ino))
+                .transpose()?;
             let row = match active.flatten() {
                 Some(row) => row,
-                None => files.stack.inode(*ino)?.unwrap_or(InodeRow::tombstone(*ino, Xid(0))),
+                None => files
+                    .stack
+                    .inode(*ino)?
+                    .unwrap_or(InodeRow::tombstone(*ino, Xid(0))),
             };
             let file = if row.kind == FileKind::File && !row.gone {
                 first(files, |f| f.backing(*ino))?.unwrap_or(0)
@@ -74,7 +81,11 @@ fn fetch(files: &Files, miss: &Miss, large: bool) -> Result<Loaded> {
             }
             let dentry = match files.stack.dentry(*parent, &key.1)? {
                 Some(row) => dentry_of(&row),
-                None => Dentry { ino: None, kind: FileKind::File, xid: Xid(0) },
+                None => Dentry {
+                    ino: None,
+                    kind: FileKind::File,
+                    xid: Xid(0),
+                },
             };
             if large {
                 Loaded::Name(*parent, key.clone(), dentry)
@@ -84,12 +95,26 @@ fn fetch(files: &Files, miss: &Miss, large: bool) -> Result<Loaded> {
         }
         Miss::Xattrs(ino) => {
             let all = files.stack.xattrs(*ino)?;
-            let xattr = |value: Option<Vec<u8>>, xid| Xattr { value: value.map(Into::into), xid };
-            Loaded::Xattrs(*ino, all.into_iter().map(|x| (x.name, xattr(x.value, x.xid))).collect())
+            let xattr = |value: Option<Vec<u8>>, xid| Xattr {
+                value: value.map(Into::into),
+                xid,
+            };
+            Loaded::Xattrs(
+                *ino,
+                all.into_iter()
+                    .map(|x| (x.name, xattr(x.value, x.xid)))
+                    .collect(),
+            )
         }
         Miss::Inline(ino) => {
             let inline = first(files, |f| f.inline(*ino))?;
-            Loaded::Inline(*ino, inline.unwrap_or(Inline { data: None, xid: Xid(0) }))
+            Loaded::Inline(
+                *ino,
+                inline.unwrap_or(Inline {
+                    data: None,
+                    xid: Xid(0),
+                }),
+            )
         }
         Miss::Link(ino) => match files.stack.link(*ino)? {
             Some(target) => Loaded::Link(*ino, target),

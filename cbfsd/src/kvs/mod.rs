@@ -61,12 +61,22 @@ impl Files {
         layers.extend(main.iter().map(|f| Arc::clone(f) as Arc<dyn Layer>));
         layers.extend(base.iter().map(|s| Arc::clone(s) as Arc<dyn Layer>));
         let stack = Stack::new(layers, block_size);
-        Files { active, generation, frozen, main, base, stack }
+        Files {
+            active,
+            generation,
+            frozen,
+            main,
+            base,
+            stack,
+        }
     }
 
     /// The KVS's own files, newest first.
     pub fn own(&self) -> impl Iterator<Item = &Arc<KvsFile>> {
-        self.active.iter().chain(self.frozen.iter().map(|f| &f.file)).chain(self.main.iter())
+        self.active
+            .iter()
+            .chain(self.frozen.iter().map(|f| &f.file))
+            .chain(self.main.iter())
     }
 
     /// The files below the cut that closed generation `generation`, itself included, as one layer.
@@ -111,7 +121,10 @@ impl Kvs {
         for ino in orphans {
             kvs.load(&Miss::Inode(ino))?;
             let mut tables = kvs.tables.lock();
-            if tables.inode_row(ino).is_ok_and(|i| i.row.nlink == 0 && !i.row.gone) {
+            if tables
+                .inode_row(ino)
+                .is_ok_and(|i| i.row.nlink == 0 && !i.row.gone)
+            {
                 tables.orphans.insert(ino);
             }
         }
@@ -141,7 +154,10 @@ impl Kvs {
             next_ino: committed.next_ino,
             last_cut: committed.last_cut,
             orphans: Default::default(),
-            counters: Counters { inodes: committed.inodes, bytes: committed.bytes },
+            counters: Counters {
+                inodes: committed.inodes,
+                bytes: committed.bytes,
+            },
             block_size,
         };
         Kvs {

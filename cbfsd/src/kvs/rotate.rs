@@ -65,7 +65,9 @@ impl Kvs {
         cache_limit: usize,
     ) -> Result<FlushLock<'_>> {
         let mut lock = self.flush.lock();
-        let Some(active) = self.rotate(&mut lock, sync, cache_limit)? else { return Ok(lock) };
+        let Some(active) = self.rotate(&mut lock, sync, cache_limit)? else {
+            return Ok(lock);
+        };
         // Rows of a flush that failed go together with what came after them.
         let (table, committed) = {
             let mut tables = self.tables();
@@ -122,7 +124,11 @@ impl Kvs {
         let committed = committed(tables);
         tables.last_cut = xid;
         swap_out(tables);
-        **lock = Some(PendingCut { number, committed, frozen: None });
+        **lock = Some(PendingCut {
+            number,
+            committed,
+            frozen: None,
+        });
     }
 
     /// Complete a cut that was taken, if there is one: write the rows out, freeze `active`, begin a
@@ -135,8 +141,15 @@ impl Kvs {
         cache_limit: usize,
     ) -> Result<Option<Arc<KvsFile>>> {
         let files = self.files();
-        let Some(active) = files.active.clone() else { return Ok(None) };
-        let Some(PendingCut { number, committed, frozen: done }) = lock.as_mut() else {
+        let Some(active) = files.active.clone() else {
+            return Ok(None);
+        };
+        let Some(PendingCut {
+            number,
+            committed,
+            frozen: done,
+        }) = lock.as_mut()
+        else {
             return Ok(Some(active));
         };
         let table = self.tables().flushing.clone().unwrap_or_default();
@@ -151,7 +164,9 @@ impl Kvs {
                 done.insert(frozen).clone()
             }
         };
-        let next = Arc::new(KvsFile::open(&self.dir.join(active_name(files.generation + 1)))?);
+        let next = Arc::new(KvsFile::open(
+            &self.dir.join(active_name(files.generation + 1)),
+        )?);
         let mut all = vec![frozen];
         all.extend(files.frozen.iter().cloned());
         *self.files.write() = Arc::new(Files::new(
@@ -171,7 +186,12 @@ impl Kvs {
     pub(super) fn drop_frozen(&self, generation: u64) {
         let mut slot = self.files.write();
         let files = Arc::clone(&slot);
-        let keep = files.frozen.iter().filter(|f| f.generation != generation).cloned().collect();
+        let keep = files
+            .frozen
+            .iter()
+            .filter(|f| f.generation != generation)
+            .cloned()
+            .collect();
         *slot = Arc::new(Files::new(
             files.active.clone(),
             files.generation,
@@ -187,7 +207,11 @@ impl Kvs {
         // Before the first row enters the cache: whoever read the files before the commit must not
         // put an older row over it.
         self.tables().generation += 1;
-        let mut batch = Retire { kvs: self, left: 0, tables: None };
+        let mut batch = Retire {
+            kvs: self,
+            left: 0,
+            tables: None,
+        };
         for inode in table.inodes.values() {
             batch.tables().cache.put_inode(*inode);
         }
@@ -272,7 +296,11 @@ fn merge(older: &Table, newer: Table) -> Table {
     }
     for (parent, names) in &older.dentries {
         for (key, dentry) in names {
-            if !all.dentries.get(parent).is_some_and(|d| d.contains_key(key)) {
+            if !all
+                .dentries
+                .get(parent)
+                .is_some_and(|d| d.contains_key(key))
+            {
                 all.put_dentry(*parent, key.clone(), *dentry);
             }
         }
@@ -360,10 +388,19 @@ pub(super) fn open_files(
         }
         let file = KvsFile::open_frozen(&dir.join(frozen_name(generation)))?;
         let (Some(committed), Some(number)) = (file.committed()?, file.closed_by()?) else {
-            return Err(Error::damage(format!("{} was never closed", file.path().display())));
+            return Err(Error::damage(format!(
+                "{} was never closed",
+                file.path().display()
+            )));
         };
         let (file, from) = (Arc::new(file), committed.last_cut);
-        frozen.push(Frozen { generation, file, number, cut: committed.xid, from });
+        frozen.push(Frozen {
+            generation,
+            file,
+            number,
+            cut: committed.xid,
+            from,
+        });
     }
     let newest_frozen = frozen.iter().map(|f| f.generation).max().unwrap_or(0);
     let mut generation = actives.pop().unwrap_or(newest_frozen.max(folded) + 1);
@@ -383,13 +420,22 @@ pub(super) fn open_files(
             };
             match below {
                 // A new `active` begins at the cut that closed the one before.
-                Some(closed) => Committed { last_cut: closed.xid, ..closed },
+                Some(closed) => Committed {
+                    last_cut: closed.xid,
+                    ..closed
+                },
                 None => floor,
             }
         }
     };
-    let files =
-        Files::new(Some(Arc::new(active)), generation, frozen, Some(main), base, block_size);
+    let files = Files::new(
+        Some(Arc::new(active)),
+        generation,
+        frozen,
+        Some(main),
+        base,
+        block_size,
+    );
     Ok((files, committed))
 }
 

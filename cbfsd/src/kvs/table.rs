@@ -119,7 +119,12 @@ impl Table {
     /// Set a name.
     pub fn put_dentry(&mut self, parent: Ino, key: NameKey, dentry: Dentry) {
         let bytes = DENTRY_BYTES + key.1.len();
-        let new = self.dentries.entry(parent).or_default().insert(key, dentry).is_none();
+        let new = self
+            .dentries
+            .entry(parent)
+            .or_default()
+            .insert(key, dentry)
+            .is_none();
         self.added(new, bytes);
     }
 
@@ -143,7 +148,12 @@ impl Table {
     /// Set an extended attribute.
     pub fn put_xattr(&mut self, ino: Ino, name: Vec<u8>, xattr: Xattr) {
         let bytes = SMALL_BYTES + name.len() + xattr.value.as_ref().map_or(0, |v| v.len());
-        let new = self.xattrs.entry(ino).or_default().insert(name, xattr).is_none();
+        let new = self
+            .xattrs
+            .entry(ino)
+            .or_default()
+            .insert(name, xattr)
+            .is_none();
         self.added(new, bytes);
     }
 
@@ -178,7 +188,12 @@ impl Table {
 
     /// Set when a block was last written.
     pub fn put_block(&mut self, ino: Ino, blk: u64, xid: Xid) {
-        let new = self.blocks.entry(ino).or_default().insert(blk, xid).is_none();
+        let new = self
+            .blocks
+            .entry(ino)
+            .or_default()
+            .insert(blk, xid)
+            .is_none();
         self.added(new, 32);
     }
 
@@ -213,12 +228,20 @@ impl Table {
 
     fn recount(&mut self) {
         let dentries: usize = self.dentries.values().map(BTreeMap::len).sum();
-        let names: usize =
-            self.dentries.values().flat_map(|d| d.keys()).map(|(_, name)| name.len()).sum();
+        let names: usize = self
+            .dentries
+            .values()
+            .flat_map(|d| d.keys())
+            .map(|(_, name)| name.len())
+            .sum();
         let xattrs: usize = self.xattrs.values().map(|x| x.len().max(1)).sum();
         let blocks: usize = self.blocks.values().map(BTreeMap::len).sum();
-        let inline: usize =
-            self.inline.values().filter_map(|i| i.data.as_ref()).map(|d| d.len()).sum();
+        let inline: usize = self
+            .inline
+            .values()
+            .filter_map(|i| i.data.as_ref())
+            .map(|d| d.len())
+            .sum();
         let small = self.links.len() + xattrs + self.inline.len() + self.backing.len();
         self.rows = self.inodes.len() + dentries + small + blocks;
         self.bytes = self.inodes.len() * INODE_BYTES

@@ -79,7 +79,13 @@ impl Tables {
 
     /// What a name stands for; `None` is "nothing".
     pub fn dentry(&self, parent: Ino, key: &NameKey) -> Found<Option<Dentry>> {
-        let of = |table: &Table| table.dentries.get(&parent).and_then(|d| d.get(key)).copied();
+        let of = |table: &Table| {
+            table
+                .dentries
+                .get(&parent)
+                .and_then(|d| d.get(key))
+                .copied()
+        };
         let found = of(&self.hot)
             .or_else(|| self.flushing.as_deref().and_then(of))
             .or_else(|| of(&self.cache));
@@ -105,13 +111,21 @@ impl Tables {
 
     /// All extended attributes.
     pub fn xattrs(&self, ino: Ino) -> Found<BTreeMap<Vec<u8>, Arc<[u8]>>> {
-        let mut all = self.cache.xattrs.get(&ino).ok_or(Miss::Xattrs(ino))?.clone();
+        let mut all = self
+            .cache
+            .xattrs
+            .get(&ino)
+            .ok_or(Miss::Xattrs(ino))?
+            .clone();
         for table in self.flushing.as_deref().into_iter().chain([&self.hot]) {
             if let Some(changes) = table.xattrs.get(&ino) {
                 all.extend(changes.iter().map(|(k, v)| (k.clone(), v.clone())));
             }
         }
-        Ok(all.into_iter().filter_map(|(name, x)| Some((name, x.value?))).collect())
+        Ok(all
+            .into_iter()
+            .filter_map(|(name, x)| Some((name, x.value?)))
+            .collect())
     }
 
     /// The inline contents of a file; `None` when it has none in the KVS (its contents, if any,
@@ -128,7 +142,9 @@ impl Tables {
     /// When the inline contents of a file were last written, if that is known in memory.
     pub fn inline_xid(&self, ino: Ino) -> Option<Xid> {
         let of = |table: &Table| table.inline.get(&ino).map(|i| i.xid);
-        of(&self.hot).or_else(|| self.flushing.as_deref().and_then(of)).or_else(|| of(&self.cache))
+        of(&self.hot)
+            .or_else(|| self.flushing.as_deref().and_then(of))
+            .or_else(|| of(&self.cache))
     }
 
     /// When a block was last written, where that is in the dirty tables.
@@ -162,7 +178,9 @@ impl Tables {
                         self.inline(*ino)?;
                     }
                 }
-                Event::Spill { ino, .. } | Event::InodeDestroy { ino } | Event::Hole { ino, .. } => {
+                Event::Spill { ino, .. }
+                | Event::InodeDestroy { ino }
+                | Event::Hole { ino, .. } => {
                     self.inode_row(*ino)?;
                 }
                 Event::Truncate { ino, size } => {
@@ -182,7 +200,9 @@ impl Tables {
     pub fn apply(&mut self, xid: Xid, time: Timestamp, events: &[Event]) -> Result<()> {
         for event in events {
             self.apply_one(xid, time, event).map_err(|miss| {
-                Error::damage(format!("transaction {xid} needs a row that does not exist: {miss:?}"))
+                Error::damage(format!(
+                    "transaction {xid} needs a row that does not exist: {miss:?}"
+                ))
             })?;
         }
         self.xid = xid;
@@ -199,7 +219,13 @@ impl Tables {
                 match row.kind {
                     FileKind::Directory => drop(self.cache.complete.insert(row.ino)),
                     FileKind::File => {
-                        self.hot.put_inline(row.ino, Inline { data: Some(Arc::default()), xid });
+                        self.hot.put_inline(
+                            row.ino,
+                            Inline {
+                                data: Some(Arc::default()),
+                                xid,
+                            },
+                        );
                     }
                     _ => {}
                 }
@@ -208,7 +234,13 @@ impl Tables {
             Event::InodeUpdate(row) => {
                 let before = self.inode_row(row.ino)?;
                 self.count_bytes(&before.row, row);
-                self.put(Inode { row: *row, file: before.file }, xid);
+                self.put(
+                    Inode {
+                        row: *row,
+                        file: before.file,
+                    },
+                    xid,
+                );
             }
             Event::InodeDestroy { ino } => {
                 let before = self.inode_row(*ino)?;
@@ -223,26 +255,50 @@ impl Tables {
                 }
                 self.put(Inode { row, file: 0 }, xid);
             }
-            Event::DentryLink { parent, name, ino, kind } => {
-                let dentry = Dentry { ino: Some(*ino), kind: *kind, xid };
+            Event::DentryLink {
+                parent,
+                name,
+                ino,
+                kind,
+            } => {
+                let dentry = Dentry {
+                    ino: Some(*ino),
+                    kind: *kind,
+                    xid,
+                };
                 self.hot.put_dentry(*parent, name_key(name), dentry);
                 if *kind == FileKind::Directory {
                     self.hot.parents.insert(*ino, *parent);
                 }
             }
             Event::DentryUnlink { parent, name, kind } => {
-                let dentry = Dentry { ino: None, kind: *kind, xid };
+                let dentry = Dentry {
+                    ino: None,
+                    kind: *kind,
+                    xid,
+                };
                 self.hot.put_dentry(*parent, name_key(name), dentry);
             }
-            Event::SymlinkTarget { ino, target } => self.hot.put_link(*ino, target.as_slice().into()),
+            Event::SymlinkTarget { ino, target } => {
+                self.hot.put_link(*ino, target.as_slice().into())
+            }
             Event::XattrSet { ino, name, value } => {
-                let xattr = Xattr { value: Some(value.as_slice().into()), xid };
+                let xattr = Xattr {
+                    value: Some(value.as_slice().into()),
+                    xid,
+                };
                 self.hot.put_xattr(*ino, name.clone(), xattr);
             }
             Event::XattrRemove { ino, name } => {
-                self.hot.put_xattr(*ino, name.clone(), Xattr { value: None, xid });
+                self.hot
+                    .put_xattr(*ino, name.clone(), Xattr { value: None, xid });
             }
-            Event::Write { ino, offset, length, data } => {
+            Event::Write {
+                ino,
+                offset,
+                length,
+                data,
+            } => {
                 let mut inode = self.inode_row(*ino)?;
                 let before = inode.row;
                 let end = offset + length;
@@ -253,7 +309,13 @@ impl Tables {
                         whole.resize(end as usize, 0);
                     }
                     whole[*offset as usize..end as usize].copy_from_slice(bytes);
-                    self.hot.put_inline(*ino, Inline { data: Some(content), xid });
+                    self.hot.put_inline(
+                        *ino,
+                        Inline {
+                            data: Some(content),
+                            xid,
+                        },
+                    );
                 } else {
                     for blk in offset / self.block_size..end.div_ceil(self.block_size) {
                         self.hot.put_block(*ino, blk, xid);
@@ -295,14 +357,27 @@ impl Tables {
                 inode.file = 0;
                 self.hot.put_backing(ino, 0);
             }
-            self.hot.put_inline(ino, Inline { data: Some(Arc::default()), xid });
+            self.hot.put_inline(
+                ino,
+                Inline {
+                    data: Some(Arc::default()),
+                    xid,
+                },
+            );
         } else if inode.file == 0 && size < inode.row.size {
             let mut content = self.take_inline(ino)?;
             if content.len() as u64 > size {
                 Arc::make_mut(&mut content).truncate(size as usize);
             }
-            self.hot.put_inline(ino, Inline { data: Some(content), xid });
-        } else if inode.file != 0 && size < inode.row.size && size % self.block_size != 0 {
+            self.hot.put_inline(
+                ino,
+                Inline {
+                    data: Some(content),
+                    xid,
+                },
+            );
+        } else if inode.file != 0 && size < inode.row.size && !size.is_multiple_of(self.block_size)
+        {
             // The tail of the last block is zero from now on: the block has changed.
             self.hot.put_block(ino, size / self.block_size, xid);
         }
@@ -349,7 +424,11 @@ impl Tables {
 
     fn count_bytes(&mut self, before: &InodeRow, after: &InodeRow) {
         let size = |row: &InodeRow| {
-            if row.kind == FileKind::File && !row.gone { row.size } else { 0 }
+            if row.kind == FileKind::File && !row.gone {
+                row.size
+            } else {
+                0
+            }
         };
         self.counters.bytes = (self.counters.bytes + size(after)).saturating_sub(size(before));
     }

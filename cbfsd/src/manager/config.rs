@@ -99,12 +99,24 @@ pub fn node_id(state_dir: &Path, ids: &dyn Ids) -> Result<String> {
 
 /// The host's name, for people.
 pub(super) fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The host's name as object keys may hold it.
 fn short_host() -> String {
     let allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
-    let name: String = host_name().chars().take_while(|c| *c != '.').filter(allowed).take(32).collect();
-    if name.is_empty() { "node".to_owned() } else { name }
+    let name: String = host_name()
+        .chars()
+        .take_while(|c| *c != '.')
+        .filter(allowed)
+        .take(32)
+        .collect();
+    if name.is_empty() {
+        "node".to_owned()
+    } else {
+        name
+    }
 }

@@ -103,8 +103,12 @@ impl Manager {
         let dir = self.instances_dir();
         durable_file::create_dir_all(&dir)
             .context(|| format!("{} could not be created", dir.display()))?;
-        for entry in fs::read_dir(&dir).context(|| format!("{} could not be read", dir.display()))? {
-            let dir = entry.context(|| "the instances could not be listed".into())?.path();
+        for entry in
+            fs::read_dir(&dir).context(|| format!("{} could not be read", dir.display()))?
+        {
+            let dir = entry
+                .context(|| "the instances could not be listed".into())?
+                .path();
             if let Err(e) = self.restore_one(&dir) {
                 tracing::error!(dir = %dir.display(), causes = ?e.causes(), "instance not restored: {e}");
             }
@@ -113,7 +117,9 @@ impl Manager {
     }
 
     fn restore_one(self: &Arc<Self>, dir: &Path) -> Result<()> {
-        let Some(config) = InstanceConfig::read(dir)? else { return Ok(()) };
+        let Some(config) = InstanceConfig::read(dir)? else {
+            return Ok(());
+        };
         let mount_point = config.mount_point.clone();
         if config.role == Role::Slave && mount_point.is_none() {
             // Detached lazily, and the daemon ended before it was settled: nothing is left of it.
@@ -133,13 +139,18 @@ impl Manager {
         manifest: Option<Manifest>,
     ) -> Result<Arc<Open>> {
         let dir = self.instances_dir().join(config.id());
-        let options = Options { noatime: config.noatime, ..Options::default() };
+        let options = Options {
+            noatime: config.noatime,
+            ..Options::default()
+        };
         let open = match config.role {
             Role::Master => self.open_master(config, &dir, options)?,
             Role::Slave => self.open_slave(config, &dir, options, manifest)?,
         };
         let open = Arc::new(open);
-        self.open.lock().insert(open.instance.id().to_owned(), Arc::clone(&open));
+        self.open
+            .lock()
+            .insert(open.instance.id().to_owned(), Arc::clone(&open));
         Ok(open)
     }
 
@@ -194,8 +205,8 @@ impl Manager {
             Some(manifest) => manifest,
             None => {
                 let path = dir.join("manifest.json");
-                let bytes = fs::read(&path)
-                    .context(|| format!("{} could not be read", path.display()))?;
+                let bytes =
+                    fs::read(&path).context(|| format!("{} could not be read", path.display()))?;
                 cbfs_core::format::parse(&path.display().to_string(), &bytes)?
             }
         };
@@ -203,8 +214,13 @@ impl Manager {
         let proxy = Arc::new(ProxyCache::open(&dir.join("proxy"))?);
         let stack = open_stack(&*bucket, &config.fs, &proxy, &manifest, config.block_size)?;
         let stack = Arc::new(stack);
-        let tier_in =
-            TierIn::new(bucket, config.fs.clone(), proxy, Arc::clone(&stack), SECTION_MEMORY)?;
+        let tier_in = TierIn::new(
+            bucket,
+            config.fs.clone(),
+            proxy,
+            Arc::clone(&stack),
+            SECTION_MEMORY,
+        )?;
         let instance = Instance::open_slave(SlaveParams {
             id: config.id(),
             dir: dir.to_owned(),
@@ -261,8 +277,12 @@ impl Manager {
 
     /// Requests that are not complete or cancelled, of all masters.
     pub fn open_snapshots(&self) -> Vec<SnapshotInfo> {
-        let services: Vec<_> =
-            self.open.lock().values().filter_map(|o| o.snapshots.clone()).collect();
+        let services: Vec<_> = self
+            .open
+            .lock()
+            .values()
+            .filter_map(|o| o.snapshots.clone())
+            .collect();
         let ended = [SnapshotState::Complete, SnapshotState::Cancelled];
         let all = services.iter().flat_map(|s| s.list());
         all.filter(|s| !ended.contains(&s.state)).collect()
@@ -272,7 +292,9 @@ impl Manager {
     pub fn close(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         let _one = self.changing.lock();
-        let all: Vec<Arc<Open>> = std::mem::take(&mut *self.open.lock()).into_values().collect();
+        let all: Vec<Arc<Open>> = std::mem::take(&mut *self.open.lock())
+            .into_values()
+            .collect();
         for open in all {
             if let Some(snapshots) = &open.snapshots {
                 snapshots.stop();
@@ -281,7 +303,10 @@ impl Manager {
             if let Some(session) = session
                 && let Err(e) = session.unmount(false).or_else(|_| session.unmount(true))
             {
-                tracing::error!(instance = open.instance.id(), "the mount could not be ended: {e}");
+                tracing::error!(
+                    instance = open.instance.id(),
+                    "the mount could not be ended: {e}"
+                );
             }
             if let Err(e) = open.instance.close() {
                 tracing::error!(instance = open.instance.id(), causes = ?e.causes(), "{e}");
@@ -290,7 +315,9 @@ impl Manager {
     }
 
     fn tell(&self, open: &Open) {
-        drop(self.events.send(DaemonEvent::Instance { instance: open.info() }));
+        drop(self.events.send(DaemonEvent::Instance {
+            instance: open.info(),
+        }));
     }
 }
 
@@ -298,11 +325,20 @@ impl Open {
     /// What the API tells of it.
     fn info(&self) -> InstanceInfo {
         let config = self.config.lock().clone();
-        let mounted = self.session.lock().as_ref().map(|s| s.mount_point().to_owned());
+        let mounted = self
+            .session
+            .lock()
+            .as_ref()
+            .map(|s| s.mount_point().to_owned());
         let (health, problems) = self.instance.health();
         let (xid, counters, dirty_bytes, cut) = {
             let tables = self.instance.kvs().tables();
-            (tables.xid, tables.counters, tables.dirty_bytes(), tables.last_cut)
+            (
+                tables.xid,
+                tables.counters,
+                tables.dirty_bytes(),
+                tables.last_cut,
+            )
         };
         let last = self.snapshots.as_ref().and_then(|s| s.last_complete());
         let published = last.as_ref().map_or(cut, |m| m.xid.to);
@@ -331,13 +367,22 @@ impl Open {
 fn local_bytes(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let of = |sub: &str| -> u64 {
-        let Ok(entries) = fs::read_dir(dir.join(sub)) else { return 0 };
-        entries.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.blocks() * 512).sum()
+        let Ok(entries) = fs::read_dir(dir.join(sub)) else {
+            return 0;
+        };
+        entries
+            .flatten()
+            .filter_map(|e| e.metadata().ok())
+            .map(|m| m.blocks() * 512)
+            .sum()
     };
     of("kvs") + of("journal")
 }
 
 fn unknown_instance(id: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("this node has no instance {id}"))
-        .hint("see `cbfsctl instance list`")
+    Error::new(
+        ErrorKind::NotFound,
+        format!("this node has no instance {id}"),
+    )
+    .hint("see `cbfsctl instance list`")
 }

@@ -57,10 +57,17 @@ impl Manager {
         let selector: FsSelector = request.fs.parse()?;
         let known: Vec<(Handle, Arc<Open>)> = {
             let all = self.open.lock();
-            let masters = all.values().filter(|o| o.config.lock().role == Role::Master);
-            masters.map(|o| (o.config.lock().fs.clone(), Arc::clone(o))).collect()
+            let masters = all
+                .values()
+                .filter(|o| o.config.lock().role == Role::Master);
+            masters
+                .map(|o| (o.config.lock().fs.clone(), Arc::clone(o)))
+                .collect()
         };
-        let matching: Vec<_> = known.into_iter().filter(|(h, _)| selector.matches(h)).collect();
+        let matching: Vec<_> = known
+            .into_iter()
+            .filter(|(h, _)| selector.matches(h))
+            .collect();
         if let [(_, open)] = matching.as_slice() {
             if let Some(session) = &*open.session.lock() {
                 let text = format!(
@@ -92,7 +99,11 @@ impl Manager {
 
     /// Become the first master. The nonce is stored before the claim is made: a claim whose answer
     /// was lost is recognised as ours.
-    fn claim_first_epoch(&self, bucket: &dyn Bucket, config: InstanceConfig) -> Result<InstanceConfig> {
+    fn claim_first_epoch(
+        &self,
+        bucket: &dyn Bucket,
+        config: InstanceConfig,
+    ) -> Result<InstanceConfig> {
         let dir = self.instances_dir().join(config.id());
         // Left by an earlier try that died between storing and claiming.
         let config = InstanceConfig::read(&dir)?.unwrap_or(config);
@@ -145,7 +156,11 @@ impl Manager {
         };
         let id = config.id();
         if let Some(open) = self.open.lock().get(&id) {
-            let at = open.session.lock().as_ref().map(|s| s.mount_point().display().to_string());
+            let at = open
+                .session
+                .lock()
+                .as_ref()
+                .map(|s| s.mount_point().display().to_string());
             let text = format!("{id} is mounted already, at {}", at.unwrap_or_default());
             return Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"));
         }
@@ -166,7 +181,10 @@ impl Manager {
                 let selector: FsSelector = request.fs.parse()?;
                 let all = self.open.lock();
                 let known = all.values().map(|o| o.config.lock().clone());
-                let found = known.into_iter().find(|c| selector.matches(&c.fs)).map(|c| c.bucket);
+                let found = known
+                    .into_iter()
+                    .find(|c| selector.matches(&c.fs))
+                    .map(|c| c.bucket);
                 found.ok_or_else(|| {
                     let text = format!("this node does not know {}", request.fs);
                     Error::new(ErrorKind::NotFound, text)
@@ -179,7 +197,13 @@ impl Manager {
 
     /// Mount an open instance.
     pub(super) fn attach(self: &Arc<Self>, open: &Arc<Open>, mount_point: &Path) -> Result<()> {
-        let describe = || format!("{} could not be mounted at {}", open.instance.id(), mount_point.display());
+        let describe = || {
+            format!(
+                "{} could not be mounted at {}",
+                open.instance.id(),
+                mount_point.display()
+            )
+        };
         if cbfs_fuse::is_stale(mount_point) {
             cbfs_fuse::detach_stale(mount_point).context(describe)?;
         }
@@ -228,7 +252,10 @@ impl Manager {
 
     fn refuse_when_stopping(&self) -> Result<()> {
         if self.stopping.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::DaemonUnreachable, "the daemon is stopping"));
+            return Err(Error::new(
+                ErrorKind::DaemonUnreachable,
+                "the daemon is stopping",
+            ));
         }
         Ok(())
     }
@@ -328,19 +355,29 @@ impl Manager {
 
     fn find_mounted(&self, target: &str) -> Result<Arc<Open>> {
         let all: Vec<Arc<Open>> = self.open.lock().values().cloned().collect();
-        let mounted: Vec<Arc<Open>> =
-            all.into_iter().filter(|o| o.session.lock().is_some()).collect();
+        let mounted: Vec<Arc<Open>> = all
+            .into_iter()
+            .filter(|o| o.session.lock().is_some())
+            .collect();
         let path = PathBuf::from(target);
         let exact = mounted.iter().find(|o| {
-            let at = o.session.lock().as_ref().map(|s| s.mount_point().to_owned());
+            let at = o
+                .session
+                .lock()
+                .as_ref()
+                .map(|s| s.mount_point().to_owned());
             at == Some(path.clone()) || o.instance.id() == target
         });
         if let Some(open) = exact {
             return Ok(Arc::clone(open));
         }
-        let Ok(selector) = target.parse::<FsSelector>() else { return Err(not_mounted(target)) };
-        let of_fs: Vec<&Arc<Open>> =
-            mounted.iter().filter(|o| selector.matches(&o.config.lock().fs)).collect();
+        let Ok(selector) = target.parse::<FsSelector>() else {
+            return Err(not_mounted(target));
+        };
+        let of_fs: Vec<&Arc<Open>> = mounted
+            .iter()
+            .filter(|o| selector.matches(&o.config.lock().fs))
+            .collect();
         match of_fs.as_slice() {
             [] => Err(not_mounted(target)),
             [one] => Ok(Arc::clone(one)),
@@ -353,8 +390,7 @@ impl Manager {
     }
 }
 
-const SLAVE_OR_PROMOTE: &str =
-    "mount a snapshot of it with --slave; taking over from a lost master is `cbfsctl epoch promote`";
+const SLAVE_OR_PROMOTE: &str = "mount a snapshot of it with --slave; taking over from a lost master is `cbfsctl epoch promote`";
 
 fn other_master(fs: &Handle, claim: &EpochClaim) -> Error {
     let text = format!(
@@ -365,8 +401,11 @@ fn other_master(fs: &Handle, claim: &EpochClaim) -> Error {
 }
 
 fn not_mounted(target: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("nothing of CBFS is mounted as {target}"))
-        .hint("see `cbfsctl instance list`")
+    Error::new(
+        ErrorKind::NotFound,
+        format!("nothing of CBFS is mounted as {target}"),
+    )
+    .hint("see `cbfsctl instance list`")
 }
 
 fn store_manifest(dir: &Path, manifest: &Manifest) -> Result<()> {
@@ -403,7 +442,9 @@ fn check_mount_point(path: &Path, non_empty: bool) -> Result<PathBuf> {
     }
     if cbfs_fuse::is_mount_point(&real).context(describe)? {
         let text = format!("something is mounted at {} already", path.display());
-        return Err(Error::new(ErrorKind::Conflict, text).hint("umount it, or use another directory"));
+        return Err(
+            Error::new(ErrorKind::Conflict, text).hint("umount it, or use another directory")
+        );
     }
     let mut entries = fs::read_dir(&real).context(describe)?;
     if !non_empty && entries.next().is_some() {

@@ -49,7 +49,9 @@ struct Peer {
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
-        Peer { uid: stream.io().peer_cred().ok().map(|c| c.uid()) }
+        Peer {
+            uid: stream.io().peer_cred().ok().map(|c| c.uid()),
+        }
     }
 }
 
@@ -61,8 +63,11 @@ impl Peer {
         if self.uid.is_some_and(|uid| uid == 0 || uid == own) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Credentials, "only root and the daemon's user may change things")
-            .hint("use sudo, or start a daemon of your own (CBFS_STATE_DIR, CBFS_SOCKET)"))
+        Err(Error::new(
+            ErrorKind::Credentials,
+            "only root and the daemon's user may change things",
+        )
+        .hint("use sudo, or start a daemon of your own (CBFS_STATE_DIR, CBFS_SOCKET)"))
     }
 }
 
@@ -120,7 +125,12 @@ pub async fn serve(
     shutdown: Arc<Notify>,
 ) -> std::io::Result<()> {
     let (end_streams, stopped) = watch::channel(false);
-    let shared = Shared { manager, started_at, shutdown: Arc::clone(&shutdown), stopped };
+    let shared = Shared {
+        manager,
+        started_at,
+        shutdown: Arc::clone(&shutdown),
+        stopped,
+    };
     let app = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/instances", get(instances))
@@ -135,7 +145,10 @@ pub async fn serve(
         .route("/v1/shutdown", post(stop))
         .route("/metrics", get(metrics::metrics))
         .fallback(|| async {
-            Failure(Error::new(ErrorKind::NotFound, "the daemon has no such route"))
+            Failure(Error::new(
+                ErrorKind::NotFound,
+                "the daemon has no such route",
+            ))
         })
         .with_state(shared);
     let service = app.into_make_service_with_connect_info::<Peer>();
@@ -144,7 +157,9 @@ pub async fn serve(
         // No stream listening any more is fine.
         let _ = end_streams.send(true);
     };
-    axum::serve(listener, service).with_graceful_shutdown(graceful).await
+    axum::serve(listener, service)
+        .with_graceful_shutdown(graceful)
+        .await
 }
 
 /// Run work that blocks.
@@ -153,7 +168,9 @@ async fn blocking<T: Send + 'static>(
 ) -> std::result::Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(Failure),
-        Err(e) => Err(Failure(Error::failed("the daemon failed inside; see its log").because(e))),
+        Err(e) => Err(Failure(
+            Error::failed("the daemon failed inside; see its log").because(e),
+        )),
     }
 }
 
@@ -174,7 +191,9 @@ async fn status(State(shared): State<Shared>) -> Answer<DaemonStatus> {
 }
 
 async fn instances(State(shared): State<Shared>) -> Answer<Vec<InstanceInfo>> {
-    Ok(Json(blocking(move || Ok(shared.manager.instances())).await?))
+    Ok(Json(
+        blocking(move || Ok(shared.manager.instances())).await?,
+    ))
 }
 
 async fn instance(State(shared): State<Shared>, Path(id): Path<String>) -> Answer<InstanceInfo> {
@@ -230,14 +249,21 @@ async fn snapshots(
     State(shared): State<Shared>,
     Path(fs): Path<String>,
 ) -> Answer<Vec<SnapshotInfo>> {
-    Ok(Json(blocking(move || Ok(shared.manager.snapshots_of(&fs)?.list())).await?))
+    Ok(Json(
+        blocking(move || Ok(shared.manager.snapshots_of(&fs)?.list())).await?,
+    ))
 }
 
 async fn snapshot(
     State(shared): State<Shared>,
     Path((fs, number)): Path<(String, u64)>,
 ) -> Answer<SnapshotInfo> {
-    let work = move || shared.manager.snapshots_of(&fs)?.get(SnapshotNumber(number));
+    let work = move || {
+        shared
+            .manager
+            .snapshots_of(&fs)?
+            .get(SnapshotNumber(number))
+    };
     Ok(Json(blocking(work).await?))
 }
 
@@ -245,7 +271,12 @@ async fn snapshot_log(
     State(shared): State<Shared>,
     Path((fs, number)): Path<(String, u64)>,
 ) -> std::result::Result<Response, Failure> {
-    let work = move || shared.manager.snapshots_of(&fs)?.log(SnapshotNumber(number));
+    let work = move || {
+        shared
+            .manager
+            .snapshots_of(&fs)?
+            .log(SnapshotNumber(number))
+    };
     let log = blocking(work).await?;
     Ok(([("content-type", "application/x-ndjson")], Body::from(log)).into_response())
 }
@@ -262,7 +293,8 @@ async fn events(State(shared): State<Shared>) -> impl IntoResponse {
         // An error means that the server is gone.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    Sse::new(futures_util::StreamExt::take_until(stream, Box::pin(until))).keep_alive(KeepAlive::default())
+    Sse::new(futures_util::StreamExt::take_until(stream, Box::pin(until)))
+        .keep_alive(KeepAlive::default())
 }
 
 async fn stop(

@@ -58,16 +58,34 @@ impl SnapshotService {
                 reason.push_str(&cause);
             }
             tracing::warn!(fs = %self.fs, snapshot = %number, "attempt failed: {reason}");
-            self.instance.set_problem("snapshots", Some(format!("snapshot {number}: {reason}")));
-            let failure = if transient { FailureType::Transient } else { FailureType::Permanent };
-            self.record(number, StatusEvent::Failure { failure, reason: reason.clone() })?;
+            self.instance
+                .set_problem("snapshots", Some(format!("snapshot {number}: {reason}")));
+            let failure = if transient {
+                FailureType::Transient
+            } else {
+                FailureType::Permanent
+            };
+            self.record(
+                number,
+                StatusEvent::Failure {
+                    failure,
+                    reason: reason.clone(),
+                },
+            )?;
             if !transient {
                 self.instance.stop_preserving()?;
                 return self.enter(number, SnapshotState::Failed);
             }
             let wait_ms = pause.as_millis() as u64;
             let what = "the attempt".to_owned();
-            self.record(number, StatusEvent::Retry { what, reason, wait_ms })?;
+            self.record(
+                number,
+                StatusEvent::Retry {
+                    what,
+                    reason,
+                    wait_ms,
+                },
+            )?;
             self.pause(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -98,7 +116,13 @@ impl SnapshotService {
         let attempt = self.ids.attempt();
         let boot_id = boot_id()?;
         // Before the cut: a reboot right after it must be noticed.
-        self.record(number, StatusEvent::Attempt { attempt: attempt.clone(), boot_id })?;
+        self.record(
+            number,
+            StatusEvent::Attempt {
+                attempt: attempt.clone(),
+                boot_id,
+            },
+        )?;
         let frozen = match self.status(number)?.state {
             SnapshotState::Queued => self.collect(number)?,
             _ => self.instance.frozen_of(number)?,
@@ -107,7 +131,7 @@ impl SnapshotService {
             return Ok(Outcome::Stopped);
         }
         self.enter(number, SnapshotState::Writing)?;
-        let manifest = self.make_and_send(&status, &frozen, attempt)?;
+        let manifest = self.make_and_send(&status, &frozen, &attempt)?;
         self.enter(number, SnapshotState::Copying)?;
         let manifest = self.publish(manifest)?;
         self.complete(number, &manifest)
@@ -150,7 +174,9 @@ impl SnapshotService {
     /// What programs wrote before the request is in the snapshot: also what still sits in shared
     /// mappings.
     fn sync_mount(&self) -> Result<()> {
-        let Some(mount_point) = self.mount_point.lock().clone() else { return Ok(()) };
+        let Some(mount_point) = self.mount_point.lock().clone() else {
+            return Ok(());
+        };
         let describe = || format!("{} could not be synced", mount_point.display());
         let dir = fs::File::open(&mount_point).context(describe)?;
         rustix::fs::syncfs(&dir).context(describe)
@@ -161,12 +187,18 @@ impl SnapshotService {
         self: &Arc<Self>,
         status: &SnapshotStatus,
         frozen: &Frozen,
-        attempt: String,
+        attempt: &str,
     ) -> Result<Manifest> {
         let parent = self.last_complete();
-        let base = parent.as_ref().map(|m| BaseSnapshot { number: m.number, epoch: m.epoch });
+        let base = parent.as_ref().map(|m| BaseSnapshot {
+            number: m.number,
+            epoch: m.epoch,
+        });
         let range = XidRange {
-            from: parent.as_ref().map_or(Xid::floor_of(self.instance.epoch()), |m| m.xid.to).next(),
+            from: parent
+                .as_ref()
+                .map_or(Xid::floor_of(self.instance.epoch()), |m| m.xid.to)
+                .next(),
             to: frozen.cut,
         };
         let created_at = self.created_at(parent.as_ref());
@@ -176,7 +208,7 @@ impl SnapshotService {
             fs: self.fs.clone(),
             number: status.number,
             epoch: self.instance.epoch(),
-            attempt: attempt.clone(),
+            attempt: attempt.to_owned(),
             name: status.name.clone(),
             kind: status.kind,
             xid: range,
@@ -199,14 +231,15 @@ impl SnapshotService {
         let changed = crate::kvs::has_changes(source)?;
         let publication = Arc::new(Publication::new(Arc::clone(self), status.number));
         if changed {
-            let observer: Arc<SentinelObserver> = Arc::new(SentinelObserver(Arc::clone(&publication)));
+            let observer: Arc<SentinelObserver> =
+                Arc::new(SentinelObserver(Arc::clone(&publication)));
             let uploader = Uploader::start(Arc::clone(&self.bucket), self.fs.clone(), observer)?;
             let at_cut = self.instance.at_cut()?;
             let job = Job {
                 fs: &self.fs,
                 number: status.number,
                 epoch: self.instance.epoch(),
-                attempt: attempt.clone(),
+                attempt: attempt.to_owned(),
                 name: status.name.clone(),
                 kind: status.kind,
                 xid: range,
@@ -226,11 +259,17 @@ impl SnapshotService {
             // The change log is made beside the tarballs: it needs the journal alone.
             let made = std::thread::scope(|scope| {
                 let log = || change_log::write(&journal, range, &log_path, log_key, LEVEL);
-                let log = std::thread::Builder::new().name("change-log".into()).spawn_scoped(scope, log);
+                let log = std::thread::Builder::new()
+                    .name("change-log".into())
+                    .spawn_scoped(scope, log);
                 let persisted = persister::persist(&job, &*publication);
-                let log = log.context(|| "a thread could not be started".into()).and_then(|log| {
-                    log.join().unwrap_or_else(|_| Err(Error::failed("the change log thread panicked")))
-                });
+                let log = log
+                    .context(|| "a thread could not be started".into())
+                    .and_then(|log| {
+                        log.join().unwrap_or_else(|_| {
+                            Err(Error::failed("the change log thread panicked"))
+                        })
+                    });
                 Ok((persisted?, log?))
             });
             let finished = made.and_then(|(persisted, log)| {
@@ -272,7 +311,9 @@ impl SnapshotService {
         let describe = || format!("{} could not be written", status_path.display());
         fs::write(&status_path, self.log(number)?).context(describe)?;
         let copy = fs::File::open(&status_path).context(describe)?;
-        let copy = cbfs_core::frames::StoredObject::of(copy).context(describe)?.at(status_key);
+        let copy = cbfs_core::frames::StoredObject::of(copy)
+            .context(describe)?
+            .at(status_key);
         persister::Observer::object_made(publication, &copy, &status_path)?;
         publication.finish()?;
 
@@ -281,7 +322,11 @@ impl SnapshotService {
         manifest.toc = persisted.toc.clone();
         manifest.meta_tarball = Some(persisted.meta_tarball.clone());
         manifest.log = Some(log);
-        let layer = LayerRef { object: persisted.layer.clone(), from: number, to: number };
+        let layer = LayerRef {
+            object: persisted.layer.clone(),
+            from: number,
+            to: number,
+        };
         manifest.layers.insert(0, layer);
         Ok(())
     }
@@ -296,7 +341,11 @@ impl SnapshotService {
             return Ok(None);
         }
         parts.sort_by_key(|f| f.generation);
-        let path = self.instance.dir().join("kvs").join(format!("merged-{:06}.sqlite", frozen.generation));
+        let path = self
+            .instance
+            .dir()
+            .join("kvs")
+            .join(format!("merged-{:06}.sqlite", frozen.generation));
         merge_frozen(&parts, &path)?;
         Ok(Some(path))
     }
@@ -314,7 +363,12 @@ impl SnapshotService {
         self.state.lock().last_complete = Some(manifest.clone());
         if self.status(number)?.state != SnapshotState::Copying {
             // Found published after a crash.
-            for state in [SnapshotState::Collected, SnapshotState::Writing, SnapshotState::Written, SnapshotState::Copying] {
+            for state in [
+                SnapshotState::Collected,
+                SnapshotState::Writing,
+                SnapshotState::Written,
+                SnapshotState::Copying,
+            ] {
                 if self.status(number)?.state.may_become(state) {
                     self.enter(number, state)?;
                 }
@@ -344,9 +398,12 @@ impl SnapshotService {
     }
 
     fn clean_up(&self, manifest: &Manifest) -> Result<()> {
-        let running = self.state.lock().requests.next_open().is_some_and(|next| {
-            self.instance.frozen_of(next).is_ok()
-        });
+        let running = self
+            .state
+            .lock()
+            .requests
+            .next_open()
+            .is_some_and(|next| self.instance.frozen_of(next).is_ok());
         if !running {
             self.empty_proxy()?;
         }

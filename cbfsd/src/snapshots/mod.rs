@@ -78,7 +78,15 @@ impl SnapshotService {
     /// Read the status logs, take up preserving where a snapshot was being persisted. To be called
     /// before the mount comes back; [`SnapshotService::start`] follows.
     pub fn open(params: ServiceParams) -> Result<Arc<SnapshotService>> {
-        let ServiceParams { instance, fs, bucket, node, clock, ids, on_change } = params;
+        let ServiceParams {
+            instance,
+            fs,
+            bucket,
+            node,
+            clock,
+            ids,
+            on_change,
+        } = params;
         let (requests, problems) =
             Requests::read(&instance.dir().join("status"), Arc::clone(&clock))?;
         for problem in problems {
@@ -95,7 +103,11 @@ impl SnapshotService {
             ids,
             on_change,
             mount_point: Mutex::default(),
-            state: Mutex::new(State { requests, last_complete, stop: false }),
+            state: Mutex::new(State {
+                requests,
+                last_complete,
+                stop: false,
+            }),
             wake: Condvar::new(),
             thread: Mutex::default(),
         });
@@ -143,8 +155,10 @@ impl SnapshotService {
             validate_snapshot_name(name)?;
         }
         if self.instance.is_fenced() {
-            return Err(Error::new(ErrorKind::Conflict, format!("{} is fenced", self.fs))
-                .hint("a later epoch has taken over; see `cbfsctl epoch list`"));
+            return Err(
+                Error::new(ErrorKind::Conflict, format!("{} is fenced", self.fs))
+                    .hint("a later epoch has taken over; see `cbfsctl epoch list`"),
+            );
         }
         let info = {
             let mut state = self.state.lock();
@@ -154,13 +168,16 @@ impl SnapshotService {
                         && !matches!(s.state, SnapshotState::Failed | SnapshotState::Cancelled)
                 });
                 if let Some(other) = taken {
-                    let text = format!("snapshot {} of {} is named {name:?}", other.number, self.fs);
+                    let text =
+                        format!("snapshot {} of {} is named {name:?}", other.number, self.fs);
                     return Err(Error::new(ErrorKind::Conflict, text).hint("choose another name"));
                 }
             }
             let number = state.next_number();
             let epoch = self.instance.epoch();
-            state.requests.create(number, request.name.clone(), request.kind, epoch)?;
+            state
+                .requests
+                .create(number, request.name.clone(), request.kind, epoch)?;
             state.requests.info(&self.fs, number)
         };
         self.wake.notify_all();
@@ -173,7 +190,10 @@ impl SnapshotService {
     pub fn list(&self) -> Vec<SnapshotInfo> {
         let state = self.state.lock();
         let numbers: Vec<SnapshotNumber> = state.requests.statuses().map(|s| s.number).collect();
-        numbers.into_iter().filter_map(|n| state.requests.info(&self.fs, n)).collect()
+        numbers
+            .into_iter()
+            .filter_map(|n| state.requests.info(&self.fs, n))
+            .collect()
     }
 
     /// One request.
@@ -195,7 +215,10 @@ impl SnapshotService {
     }
 
     fn unknown(&self, number: SnapshotNumber) -> Error {
-        let text = format!("this node knows no request for snapshot {number} of {}", self.fs);
+        let text = format!(
+            "this node knows no request for snapshot {number} of {}",
+            self.fs
+        );
         Error::new(ErrorKind::NotFound, text).hint("see `cbfsctl snapshot list`")
     }
 
@@ -244,7 +267,8 @@ impl SnapshotService {
             if let Err(e) = self.carry_out(next) {
                 // Its log could not be written, for a full disk say.
                 tracing::error!(fs = %self.fs, snapshot = %next, causes = ?e.causes(), "{e}");
-                self.instance.set_problem("snapshots", Some(format!("snapshot {next}: {e}")));
+                self.instance
+                    .set_problem("snapshots", Some(format!("snapshot {next}: {e}")));
                 self.pause(RETRY_PAUSE);
             }
         }

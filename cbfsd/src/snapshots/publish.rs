@@ -80,7 +80,9 @@ impl Publication {
     /// The attempt failed with `error`: stop the uploader. Answers the cause: the uploader's own error
     /// when it had ended before.
     pub(super) fn abort(&self, error: Error) -> Error {
-        let Some(uploader) = self.uploader.lock().take() else { return error };
+        let Some(uploader) = self.uploader.lock().take() else {
+            return error;
+        };
         let ended_first = uploader.has_ended();
         self.aborted.store(true, Ordering::SeqCst);
         self.service.wake.notify_all();
@@ -99,13 +101,23 @@ impl Publication {
 
 impl Observer for Publication {
     fn planned(&self, inodes: u64, files: u64, bytes: u64) {
-        self.note(StatusEvent::Planned { inodes, files, bytes });
+        self.note(StatusEvent::Planned {
+            inodes,
+            files,
+            bytes,
+        });
     }
 
     fn progress(&self, files: u64, bytes: u64) {
         let mut progress = self.progress.lock();
-        if progress.told_at.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
-            *progress = Progress { told_at: Some(Instant::now()), untold: None };
+        if progress
+            .told_at
+            .is_none_or(|at| at.elapsed() >= PROGRESS_EVERY)
+        {
+            *progress = Progress {
+                told_at: Some(Instant::now()),
+                untold: None,
+            };
             self.note(StatusEvent::Progress { files, bytes });
         } else {
             progress.untold = Some((files, bytes));
@@ -113,7 +125,10 @@ impl Observer for Publication {
     }
 
     fn object_made(&self, object: &ObjectRef, path: &Path) -> Result<()> {
-        let event = StatusEvent::ObjectMade { key: object.key.clone(), size: object.size };
+        let event = StatusEvent::ObjectMade {
+            key: object.key.clone(),
+            size: object.size,
+        };
         self.service.record(self.number, event)?;
         self.send(object, path)
     }
@@ -125,7 +140,10 @@ impl Observer for Publication {
 
 impl UploadObserver for SentinelObserver {
     fn object_sent(&self, object: &ObjectRef) -> Result<()> {
-        let event = StatusEvent::ObjectSent { key: object.key.clone(), size: object.size };
+        let event = StatusEvent::ObjectSent {
+            key: object.key.clone(),
+            size: object.size,
+        };
         self.0.service.record(self.0.number, event)
     }
 
@@ -135,8 +153,11 @@ impl UploadObserver for SentinelObserver {
 
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool {
         let wait_ms = pause.as_millis() as u64;
-        let event =
-            StatusEvent::Retry { what: what.to_owned(), reason: reason.to_owned(), wait_ms };
+        let event = StatusEvent::Retry {
+            what: what.to_owned(),
+            reason: reason.to_owned(),
+            wait_ms,
+        };
         self.0.note(event);
         let service = &self.0.service;
         let text = format!("the bucket does not take objects: {reason}; trying again");
@@ -196,8 +217,7 @@ impl SnapshotService {
             }
         })?;
         let manifest = if other {
-            let there =
-                catalog::load_manifest(&*self.bucket, &self.fs, number, manifest.epoch)?;
+            let there = catalog::load_manifest(&*self.bucket, &self.fs, number, manifest.epoch)?;
             self.own(there)?
         } else {
             manifest
@@ -212,8 +232,7 @@ impl SnapshotService {
         let next = Epoch(self.instance.epoch().0 + 1);
         let key = keys::absolute(&self.fs, &keys::epoch_claim(next))?;
         let observer = self.observer(number);
-        let claimed =
-            with_retries(&format!("HEAD {key}"), &observer, || self.bucket.head(&key))?;
+        let claimed = with_retries(&format!("HEAD {key}"), &observer, || self.bucket.head(&key))?;
         if claimed.is_none() {
             return Ok(());
         }

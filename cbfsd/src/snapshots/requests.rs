@@ -48,13 +48,22 @@ impl Requests {
                 .and_then(|n| n.strip_suffix(".jsonl"))
                 .filter(|n| n.len() == 10)
                 .and_then(|n| n.parse().ok());
-            let Some(number) = number.map(SnapshotNumber) else { continue };
+            let Some(number) = number.map(SnapshotNumber) else {
+                continue;
+            };
             let read = fs::read(&path)
                 .context(|| format!("{} could not be read", path.display()))
                 .and_then(|bytes| SnapshotStatus::parse(&bytes));
             match read {
                 Ok(status) => {
-                    requests.all.insert(number, Request { path, status, log: None });
+                    requests.all.insert(
+                        number,
+                        Request {
+                            path,
+                            status,
+                            log: None,
+                        },
+                    );
                 }
                 Err(e) => {
                     problems.push(format!("the status log {} is damaged: {e}", path.display()));
@@ -82,17 +91,28 @@ impl Requests {
         let path = self.dir.join(format!("{:010}.jsonl", number.0));
         let log = StatusLog::create(&path, number, name, kind, epoch, Arc::clone(&self.clock))?;
         let status = log.status().clone();
-        self.all.insert(number, Request { path, status, log: Some(log) });
+        self.all.insert(
+            number,
+            Request {
+                path,
+                status,
+                log: Some(log),
+            },
+        );
         Ok(())
     }
 
     /// Record an event; `false` when there is no such request. After an error the log is opened
     /// anew for the next event.
     pub(super) fn append(&mut self, number: SnapshotNumber, event: StatusEvent) -> Result<bool> {
-        let Some(request) = self.all.get_mut(&number) else { return Ok(false) };
+        let Some(request) = self.all.get_mut(&number) else {
+            return Ok(false);
+        };
         let log = match &mut request.log {
             Some(log) => log,
-            None => request.log.insert(StatusLog::open(&request.path, Arc::clone(&self.clock))?),
+            None => request
+                .log
+                .insert(StatusLog::open(&request.path, Arc::clone(&self.clock))?),
         };
         let appended = log.append(event);
         request.status = log.status().clone();
@@ -114,7 +134,9 @@ impl Requests {
 
     /// The oldest that is not final.
     pub(super) fn next_open(&self) -> Option<SnapshotNumber> {
-        self.statuses().find(|s| !s.state.is_final()).map(|s| s.number)
+        self.statuses()
+            .find(|s| !s.state.is_final())
+            .map(|s| s.number)
     }
 
     /// Where a request's log lies.
@@ -136,16 +158,18 @@ impl Requests {
 
     /// Every attempt id that a request's log names.
     pub(super) fn attempts(&self, number: SnapshotNumber) -> Result<BTreeSet<String>> {
-        let Some(path) = self.path(number) else { return Ok(BTreeSet::new()) };
-        let bytes =
-            fs::read(&path).context(|| format!("{} could not be read", path.display()))?;
+        let Some(path) = self.path(number) else {
+            return Ok(BTreeSet::new());
+        };
+        let bytes = fs::read(&path).context(|| format!("{} could not be read", path.display()))?;
         let lines = bytes.split(|b| *b == b'\n');
-        let attempts = lines.filter_map(|line| {
-            match serde_json::from_slice::<StatusLine>(line).ok()?.event {
-                StatusEvent::Attempt { attempt, .. } => Some(attempt),
-                _ => None,
-            }
-        });
+        let attempts =
+            lines.filter_map(
+                |line| match serde_json::from_slice::<StatusLine>(line).ok()?.event {
+                    StatusEvent::Attempt { attempt, .. } => Some(attempt),
+                    _ => None,
+                },
+            );
         Ok(attempts.collect())
     }
 }

@@ -32,10 +32,14 @@ pub fn write(
         line.push(b'\n');
         out.write_all(&line).context(describe)
     })?;
-    let file = out.finish().and_then(|b| b.into_inner().map_err(|e| e.into_error()));
+    let file = out
+        .finish()
+        .and_then(|b| b.into_inner().map_err(|e| e.into_error()));
     file.and_then(|f| f.sync_all()).context(describe)?;
     let made = File::open(path).context(describe)?;
-    Ok(cbfs_core::frames::StoredObject::of(made).context(describe)?.at(key))
+    Ok(cbfs_core::frames::StoredObject::of(made)
+        .context(describe)?
+        .at(key))
 }
 
 /// A record as people read it.
@@ -94,7 +98,10 @@ struct Place {
 
 impl Place {
     fn of(parent: Ino, name: &[u8]) -> Place {
-        Place { parent, name: JsonName::new(name) }
+        Place {
+            parent,
+            name: JsonName::new(name),
+        }
     }
 }
 
@@ -170,32 +177,67 @@ impl LogEvent {
             Event::InodeCreate(row) => LogEvent::Create(Attributes::of(row)),
             Event::InodeUpdate(row) => LogEvent::Update(Attributes::of(row)),
             Event::InodeDestroy { ino } => LogEvent::Destroy { ino: *ino },
-            Event::DentryLink { parent, name, ino, kind } => {
-                LogEvent::Link { ino: *ino, kind: *kind, at: Place::of(*parent, name) }
-            }
-            Event::DentryUnlink { parent, name, kind } => {
-                LogEvent::Unlink { kind: *kind, at: Place::of(*parent, name) }
-            }
-            Event::Rename { ino, from_parent, from_name, to_parent, to_name } => LogEvent::Rename {
+            Event::DentryLink {
+                parent,
+                name,
+                ino,
+                kind,
+            } => LogEvent::Link {
+                ino: *ino,
+                kind: *kind,
+                at: Place::of(*parent, name),
+            },
+            Event::DentryUnlink { parent, name, kind } => LogEvent::Unlink {
+                kind: *kind,
+                at: Place::of(*parent, name),
+            },
+            Event::Rename {
+                ino,
+                from_parent,
+                from_name,
+                to_parent,
+                to_name,
+            } => LogEvent::Rename {
                 ino: *ino,
                 from: Place::of(*from_parent, from_name),
                 to: Place::of(*to_parent, to_name),
             },
-            Event::SymlinkTarget { ino, target } => {
-                LogEvent::Target { ino: *ino, target: JsonName::new(target) }
-            }
-            Event::XattrSet { ino, name, value } => {
-                LogEvent::Setxattr { ino: *ino, size: value.len(), name: JsonName::new(name) }
-            }
-            Event::XattrRemove { ino, name } => {
-                LogEvent::Removexattr { ino: *ino, name: JsonName::new(name) }
-            }
-            Event::Write { ino, offset, length, .. } => {
-                LogEvent::Write { ino: *ino, offset: *offset, length: *length }
-            }
-            Event::Spill { ino, file } => LogEvent::Spill { ino: *ino, file: *file },
-            Event::Truncate { ino, size } => LogEvent::Truncate { ino: *ino, size: *size },
-            Event::Hole { ino, from, to } => LogEvent::Hole { ino: *ino, from: *from, to: *to },
+            Event::SymlinkTarget { ino, target } => LogEvent::Target {
+                ino: *ino,
+                target: JsonName::new(target),
+            },
+            Event::XattrSet { ino, name, value } => LogEvent::Setxattr {
+                ino: *ino,
+                size: value.len(),
+                name: JsonName::new(name),
+            },
+            Event::XattrRemove { ino, name } => LogEvent::Removexattr {
+                ino: *ino,
+                name: JsonName::new(name),
+            },
+            Event::Write {
+                ino,
+                offset,
+                length,
+                ..
+            } => LogEvent::Write {
+                ino: *ino,
+                offset: *offset,
+                length: *length,
+            },
+            Event::Spill { ino, file } => LogEvent::Spill {
+                ino: *ino,
+                file: *file,
+            },
+            Event::Truncate { ino, size } => LogEvent::Truncate {
+                ino: *ino,
+                size: *size,
+            },
+            Event::Hole { ino, from, to } => LogEvent::Hole {
+                ino: *ino,
+                from: *from,
+                to: *to,
+            },
             Event::Cut { number } => LogEvent::Cut { snapshot: *number },
             Event::Epoch { epoch } => LogEvent::Epoch { epoch: *epoch },
             Event::SyncMark { .. } => return None,

@@ -51,8 +51,12 @@ fn each_data_range(
                 continue;
             }
             let start = content.blk * block_size;
-            let mut empty: Vec<(u64, u64)> =
-                content.holes.iter().chain(&content.zeroes).copied().collect();
+            let mut empty: Vec<(u64, u64)> = content
+                .holes
+                .iter()
+                .chain(&content.zeroes)
+                .copied()
+                .collect();
             empty.push((content.len, block_size));
             empty.sort_unstable();
             let mut at = 0;

@@ -87,7 +87,9 @@ fn run(
             return Err(Error::failed(text));
         }
         let key = keys::absolute(fs, &object.key)?;
-        with_retries(&format!("PUT {key}"), observer, || put_file(bucket, &key, &object, &path))?;
+        with_retries(&format!("PUT {key}"), observer, || {
+            put_file(bucket, &key, &object, &path)
+        })?;
         observer.object_sent(&object)?;
         if let Err(e) = std::fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), "an uploaded object stays in the proxy cache: {e}");
@@ -136,7 +138,10 @@ fn put_file(
         Err(BucketError::AlreadyExists { .. }) => {
             let bytes = bucket.get(key)?;
             if let Err(e) = object.verify(&bytes) {
-                return Err(BucketError::Damaged { key: key.clone(), why: e.to_string() });
+                return Err(BucketError::Damaged {
+                    key: key.clone(),
+                    why: e.to_string(),
+                });
             }
         }
         Err(e) => return Err(e),
@@ -145,6 +150,13 @@ fn put_file(
     if arrived == Some(object.size) {
         return Ok(());
     }
-    let why = format!("{:?} bytes arrived instead of {}", arrived.unwrap_or(0), object.size);
-    Err(BucketError::Damaged { key: key.clone(), why })
+    let why = format!(
+        "{:?} bytes arrived instead of {}",
+        arrived.unwrap_or(0),
+        object.size
+    );
+    Err(BucketError::Damaged {
+        key: key.clone(),
+        why,
+    })
 }

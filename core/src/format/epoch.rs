@@ -29,8 +29,24 @@ pub struct EpochClaim {
 
 impl EpochClaim {
     /// Build a claim of the current format.
-    pub fn new(fs: Handle, epoch: Epoch, node: String, host: String, nonce: String, claimed_at: String) -> Self {
-        EpochClaim { format: FORMAT, features: Features::default(), fs, epoch, node, host, nonce, claimed_at }
+    pub fn new(
+        fs: Handle,
+        epoch: Epoch,
+        node: String,
+        host: String,
+        nonce: String,
+        claimed_at: String,
+    ) -> Self {
+        EpochClaim {
+            format: FORMAT,
+            features: Features::default(),
+            fs,
+            epoch,
+            node,
+            host,
+            nonce,
+            claimed_at,
+        }
     }
 }
 

@@ -31,8 +31,14 @@ pub fn manifest(number: SnapshotNumber, epoch: Epoch) -> String {
 
 /// The inverse of [`manifest`]; `None` for any other key.
 pub fn parse_manifest(relative: &str) -> Option<(SnapshotNumber, Epoch)> {
-    let (number, epoch) = relative.strip_prefix("m/")?.strip_suffix(".json")?.split_once("-e")?;
-    Some((SnapshotNumber(number.parse().ok()?), Epoch(epoch.parse().ok()?)))
+    let (number, epoch) = relative
+        .strip_prefix("m/")?
+        .strip_suffix(".json")?
+        .split_once("-e")?;
+    Some((
+        SnapshotNumber(number.parse().ok()?),
+        Epoch(epoch.parse().ok()?),
+    ))
 }
 
 /// The folder of one attempt at a snapshot: `s/<number>-e<epoch>-<attempt>/`.

@@ -103,7 +103,10 @@ pub struct Manifest {
 impl Manifest {
     /// The snapshot as others refer to it.
     pub fn id(&self) -> BaseSnapshot {
-        BaseSnapshot { number: self.number, epoch: self.epoch }
+        BaseSnapshot {
+            number: self.number,
+            epoch: self.epoch,
+        }
     }
 
     /// The current format number, for writers.

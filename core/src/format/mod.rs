@@ -48,7 +48,10 @@ impl ObjectRef {
             )));
         }
         if blake3::hash(bytes).to_hex().as_str() != self.blake3 {
-            return Err(Error::damage(format!("object {} has other contents than were written", self.key)));
+            return Err(Error::damage(format!(
+                "object {} has other contents than were written",
+                self.key
+            )));
         }
         Ok(())
     }
@@ -72,7 +75,10 @@ pub fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     let head: Head = serde_json::from_slice(bytes).map_err(damaged)?;
     let hint = "upgrade CBFS on this machine";
     if head.format > FORMAT {
-        let text = format!("{what} has format {}, this CBFS reads up to {FORMAT}", head.format);
+        let text = format!(
+            "{what} has format {}, this CBFS reads up to {FORMAT}",
+            head.format
+        );
         return Err(Error::new(ErrorKind::FormatTooNew, text).hint(hint));
     }
     let unknown: Vec<&str> = head
@@ -83,7 +89,10 @@ pub fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
         .filter(|f| !KNOWN_FEATURES.contains(f))
         .collect();
     if !unknown.is_empty() {
-        let text = format!("{what} needs features this CBFS does not know: {}", unknown.join(", "));
+        let text = format!(
+            "{what} needs features this CBFS does not know: {}",
+            unknown.join(", ")
+        );
         return Err(Error::new(ErrorKind::FormatTooNew, text).hint(hint));
     }
     serde_json::from_slice(bytes).map_err(damaged)

@@ -114,8 +114,12 @@ pub trait Layer: Send + Sync {
     /// Up to `limit` entries of a directory in the order of (hash, name), after the position
     /// `after` (exclusive; `None` from the start). Tombstones included. Fewer than `limit` rows
     /// means the end.
-    fn scan_dir(&self, parent: Ino, after: Option<(u64, &[u8])>, limit: usize)
-    -> Result<Vec<DentryRow>>;
+    fn scan_dir(
+        &self,
+        parent: Ino,
+        after: Option<(u64, &[u8])>,
+        limit: usize,
+    ) -> Result<Vec<DentryRow>>;
 
     /// All entries (and tombstones) that name `ino`, in the order of (parent, hash, name).
     /// Tombstones do not remember what they named: those of a layer are not included.

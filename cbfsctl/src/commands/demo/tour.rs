@@ -117,15 +117,12 @@ pub(super) fn commands(opening: &Opening<'_>) -> Vec<(String, String)> {
         scratch,
         recover,
     } = opening;
-    let BucketUrl::File { path: bucket_dir } = bucket else {
-        return vec![(
-            "copy the objects to this machine first".to_owned(),
-            format!(
-                "aws s3 sync {} {}",
-                shell_text(&bucket.to_string()),
-                shell_word(scratch)
-            ),
-        )];
+    let bucket_dir = match bucket {
+        BucketUrl::File { path } => path,
+        BucketUrl::S3 { .. } => {
+            let copy = sync_command(bucket, scratch);
+            return vec![("copy the objects to this machine first".to_owned(), copy)];
+        }
     };
     let root = bucket_dir.join(fs.to_string());
     let mut out = Vec::new();
@@ -202,6 +199,36 @@ pub(super) fn commands(opening: &Opening<'_>) -> Vec<(String, String)> {
     out
 }
 
+/// The AWS command line's words for fetching all objects of a bucket. It takes as options what our
+/// URLs have as parameters.
+fn sync_command(bucket: &BucketUrl, into: &Path) -> String {
+    let BucketUrl::S3 {
+        bucket,
+        prefix,
+        endpoint,
+        region,
+        profile,
+    } = bucket
+    else {
+        return String::new();
+    };
+    let mut command = format!(
+        "aws s3 sync {}",
+        shell_text(&format!("s3://{bucket}/{prefix}"))
+    );
+    let options = [
+        ("endpoint-url", endpoint),
+        ("region", region),
+        ("profile", profile),
+    ];
+    for (name, value) in options {
+        if let Some(value) = value {
+            command += &format!(" --{name} {}", shell_text(value));
+        }
+    }
+    format!("{command} {}", shell_word(into))
+}
+
 fn shell_text(text: &str) -> String {
     shell_word(Path::new(text))
 }
@@ -246,6 +273,17 @@ mod tests {
     #[test]
     fn the_bucket_is_drawn_as_a_tree() {
         insta::assert_snapshot!(tree(&objects()).join("\n"));
+    }
+
+    #[test]
+    fn objects_in_a_store_are_fetched_with_the_options_of_its_url() {
+        let url = "s3://b/p?endpoint=http://127.0.0.1:8333&region=eu-1"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            sync_command(&url, Path::new("/tmp/x")),
+            "aws s3 sync s3://b/p --endpoint-url http://127.0.0.1:8333 --region eu-1 /tmp/x"
+        );
     }
 
     #[test]

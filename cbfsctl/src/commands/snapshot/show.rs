@@ -7,9 +7,9 @@ use crate::output::{Outcome, Output, printable, to_the_second};
 use crate::quantities;
 use crate::snapshot_watch::glyph;
 use crate::target::{self, Located};
-use cbfs_core::{ErrorKind, Result};
 use cbfs_core::api::SnapshotInfo;
 use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
+use cbfs_core::{ErrorKind, Result};
 
 /// Show all that is known of a snapshot.
 #[derive(Debug, clap::Args)]
