@@ -92,6 +92,7 @@ impl Instance {
             last_cut: Xid::floor_of(epoch),
         };
         let kvs = Kvs::open(&dir.join("kvs"), None, floor, block_size)?;
+        kvs.limit_cache(options.cache_limit);
         let backing = BackingFiles::open_dir(&dir.join("data"))?;
         replay(&kvs, &journal_dir, &options)?;
         let journal = Journal::create(&journal_dir, kvs.tables().xid)?;
@@ -141,6 +142,7 @@ impl Instance {
         let lock = lock_state_dir(&dir)?;
         let block_size = stack.block_size();
         let kvs = Kvs::read_only(stack, counters, block_size);
+        kvs.limit_cache(options.cache_limit);
         let backing = BackingFiles::open_dir(&dir.join("data"))?;
         Ok(Arc::new(Instance {
             id,

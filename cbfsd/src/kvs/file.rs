@@ -74,7 +74,7 @@ impl KvsFile {
 
     /// Open one that nobody writes any more.
     pub fn open_frozen(path: &Path) -> Result<KvsFile> {
-        let conn = open_immutable(path)?;
+        let conn = open_closed(path)?;
         rows::check_format(&conn, &path.display().to_string())?;
         Ok(KvsFile {
             path: path.to_owned(),
@@ -301,6 +301,14 @@ impl KvsFile {
             Ok(all.collect::<Result<_, _>>()?)
         })
     }
+}
+
+/// A connection to a file that nobody writes any more. Not mapped: it holds the inline contents too,
+/// and whoever reads them all would make the daemon as large as they are.
+pub(super) fn open_closed(path: &Path) -> Result<Connection> {
+    let conn = open_immutable(path)?;
+    conn.pragma_update(None, "mmap_size", 0)?;
+    Ok(conn)
 }
 
 fn put_dentry(conn: &Connection, parent: Ino, hash: u64, name: &[u8], d: &Dentry) -> Result<()> {

@@ -2,9 +2,10 @@
 //! background, while readers still find the frozen file above. Cost follows the frozen file, not
 //! `main`. Idempotent: a crash in the middle runs it again.
 
+use super::file::open_closed;
 use super::{Frozen, Kvs, KvsFile};
 use cbfs_core::error::{Context, Result};
-use cbfs_core::layers::{open_immutable, rows, schema};
+use cbfs_core::layers::{rows, schema};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use std::path::Path;
@@ -32,7 +33,7 @@ impl Kvs {
         };
         let path = frozen.file.path();
         let describe = || format!("{} could not be folded", path.display());
-        let source = open_immutable(path)?;
+        let source = open_closed(path)?;
         for step in steps(files.base.is_some()) {
             run(&source, main, &step).map_err(|e| e.context(describe()))?;
         }
@@ -70,7 +71,7 @@ pub fn merge_frozen(parts: &[Frozen], path: &Path) -> Result<()> {
     std::fs::copy(oldest.file.path(), path).context(describe)?;
     let merged = KvsFile::open(path)?;
     for part in newer {
-        let source = open_immutable(part.file.path())?;
+        let source = open_closed(part.file.path())?;
         for step in steps(true) {
             run(&source, &merged, &step).map_err(|e| e.context(describe()))?;
         }
@@ -80,7 +81,7 @@ pub fn merge_frozen(parts: &[Frozen], path: &Path) -> Result<()> {
 
 /// Whether a frozen file holds any change at all.
 pub fn has_changes(path: &Path) -> Result<bool> {
-    let conn = open_immutable(path)?;
+    let conn = open_closed(path)?;
     let sql = "SELECT EXISTS(SELECT 1 FROM inode) OR EXISTS(SELECT 1 FROM dentry) \
                OR EXISTS(SELECT 1 FROM xattr)";
     Ok(conn.query_row(sql, [], |r| r.get(0))?)

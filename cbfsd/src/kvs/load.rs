@@ -12,6 +12,7 @@ use cbfs_core::ids::{Ino, Xid};
 use cbfs_core::inode::{FileKind, InodeRow};
 use cbfs_core::layers::{DentryRow, Layer};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A directory with at most this many names is loaded whole on the first miss.
 const WHOLE_DIRECTORY: usize = 512;
@@ -41,6 +42,8 @@ impl Kvs {
             let loaded = fetch(&self.files(), miss, large)?;
             let mut tables = self.tables.lock();
             if tables.generation == generation {
+                // Reads alone must stay within the bound too: on a slave, and while no flush comes.
+                tables.cache.bound(self.cache_limit.load(Ordering::Relaxed));
                 install(&mut tables, loaded);
                 return Ok(());
             }

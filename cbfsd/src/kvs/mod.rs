@@ -26,9 +26,13 @@ use cbfs_core::layers::{Layer, Stack};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Files up to this size live inline in the KVS; larger ones have a backing file.
 pub const INLINE_MAX: u64 = 16 << 10;
+
+/// Bound on clean rows until [`Kvs::limit_cache`] sets another.
+const DEFAULT_CACHE_LIMIT: usize = 32 << 20;
 
 /// The files of a KVS and what is below, newest first. Replaced as a whole, never changed.
 pub struct Files {
@@ -97,6 +101,8 @@ pub struct Kvs {
     files: RwLock<Arc<Files>>,
     flush: Mutex<Option<rotate::PendingCut>>,
     block_size: u64,
+    /// Bound on clean rows that reads bring in, in bytes.
+    cache_limit: AtomicUsize,
 }
 
 impl Kvs {
@@ -166,7 +172,13 @@ impl Kvs {
             files: RwLock::new(Arc::new(files)),
             flush: Mutex::new(None),
             block_size,
+            cache_limit: AtomicUsize::new(DEFAULT_CACHE_LIMIT),
         }
+    }
+
+    /// Bound the clean rows that reads bring in, in bytes.
+    pub fn limit_cache(&self, bytes: usize) {
+        self.cache_limit.store(bytes, Ordering::Relaxed);
     }
 
     /// The in-memory tables. Hold for microseconds; never wait for a file under it.

@@ -243,12 +243,7 @@ impl Kvs {
         drop(batch);
         let mut tables = self.tables();
         tables.flushing = None;
-        if tables.cache.bytes() > cache_limit {
-            tables.cache.drop_inline();
-        }
-        if tables.cache.bytes() > cache_limit {
-            tables.cache.shrink();
-        }
+        tables.cache.bound(cache_limit);
     }
 }
 

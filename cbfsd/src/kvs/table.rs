@@ -197,10 +197,28 @@ impl Table {
         self.added(new, 32);
     }
 
+    /// Keep a clean table below `limit` bytes: the contents of inline files go first, then half of the
+    /// rows, then all (one huge directory is dropped or kept as a whole). Afterwards there is room
+    /// for a while: what this costs is spread over many rows.
+    pub fn bound(&mut self, limit: usize) {
+        if self.bytes <= limit {
+            return;
+        }
+        let enough = limit / 4 * 3;
+        self.drop_inline();
+        if self.bytes > enough {
+            self.shrink();
+        }
+        if self.bytes > enough {
+            let large = std::mem::take(&mut self.large);
+            *self = Table { large, ..Table::default() };
+        }
+    }
+
     /// Forget everything about directories' completeness and drop about half of the rows: the
     /// bound on memory of a clean table. Which half is arbitrary: the kernel's own caches above keep
     /// what is hot.
-    pub fn shrink(&mut self) {
+    fn shrink(&mut self) {
         fn halve<K: Copy + Eq + std::hash::Hash, V>(map: &mut FxHashMap<K, V>) {
             let mut keep = false;
             map.retain(|_, _| {
@@ -221,7 +239,7 @@ impl Table {
     }
 
     /// Drop the contents of inline files only (the bulk of a clean table).
-    pub fn drop_inline(&mut self) {
+    fn drop_inline(&mut self) {
         self.inline = FxHashMap::default();
         self.recount();
     }

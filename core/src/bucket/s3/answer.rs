@@ -172,7 +172,10 @@ pub(super) fn network_error(asked: &Asked, told: reqwest::Error) -> BucketError 
     }
     let what = asked.what.clone();
     // Outer layers say "error sending request" and the like: the innermost knows why.
-    let why = reasons.pop().unwrap_or_default();
+    let mut why = reasons.pop().unwrap_or_default();
+    if why.contains("UnknownIssuer") {
+        why += " (the certificate of a private CA goes into the file that SSL_CERT_FILE names)";
+    }
     let source = io::Error::new(kind, why);
     if is_connect || is_timeout {
         BucketError::Unreachable {
