@@ -105,7 +105,10 @@ impl Fingerprint {
                 Some(_) => {}
             }
         }
-        let unknown = found.entries.keys().filter(|p| !self.entries.contains_key(*p));
+        let unknown = found
+            .entries
+            .keys()
+            .filter(|p| !self.entries.contains_key(*p));
         lines.extend(unknown.map(|path| format!("{}: should not be there", short(path))));
         lines
     }
@@ -119,7 +122,11 @@ impl Entry {
                 let _ = write!(out, "{name} {found} instead of {wanted}; ");
             }
         };
-        tell("mode", format!("{:o}", self.mode), format!("{:o}", found.mode));
+        tell(
+            "mode",
+            format!("{:o}", self.mode),
+            format!("{:o}", found.mode),
+        );
         let owner = |e: &Entry| format!("{}:{}", e.uid, e.gid);
         tell("owner", owner(self), owner(found));
         tell("size", self.size.to_string(), found.size.to_string());
@@ -127,7 +134,15 @@ impl Entry {
         tell("mtime", mtime(self), mtime(found));
         tell("nlink", self.nlink.to_string(), found.nlink.to_string());
         tell("rdev", self.rdev.to_string(), found.rdev.to_string());
-        let target = |e: &Entry| format!("{:?}", e.target.as_deref().map(<[u8]>::escape_ascii).map(|t| t.to_string()));
+        let target = |e: &Entry| {
+            format!(
+                "{:?}",
+                e.target
+                    .as_deref()
+                    .map(<[u8]>::escape_ascii)
+                    .map(|t| t.to_string())
+            )
+        };
         tell("target", target(self), target(found));
         let xattrs = |e: &Entry| {
             let pairs = e.xattrs.iter();
@@ -214,7 +229,10 @@ impl Walk<'_> {
         let kind = about.file_type();
         let same_as = if about.nlink() > 1 && !kind.is_dir() {
             let id = (about.dev(), about.ino());
-            let first = self.first_names.entry(id).or_insert_with(|| relative.to_owned());
+            let first = self
+                .first_names
+                .entry(id)
+                .or_insert_with(|| relative.to_owned());
             (first != relative).then(|| first.clone())
         } else {
             None
@@ -240,7 +258,11 @@ impl Walk<'_> {
             gid: about.gid(),
             size: if kind.is_dir() { 0 } else { about.size() },
             mtime: (about.mtime(), about.mtime_nsec()),
-            nlink: if kind.is_dir() && self.exactness != Exactness::Snapshot { 0 } else { about.nlink() },
+            nlink: if kind.is_dir() && self.exactness != Exactness::Snapshot {
+                0
+            } else {
+                about.nlink()
+            },
             rdev: if is_device { about.rdev() } else { 0 },
             target,
             xattrs: xattrs(path),
@@ -275,7 +297,10 @@ pub fn data_ranges(file: &File, size: u64) -> Vec<(u64, u64)> {
             Err(e) => panic!("SEEK_DATA from {at}: {e}"),
         };
         let to = seek(file, SeekFrom::Hole(from)).expect("SEEK_HOLE");
-        assert!(at <= from && from < to && to <= size, "{at} {from} {to} {size}");
+        assert!(
+            at <= from && from < to && to <= size,
+            "{at} {from} {to} {size}"
+        );
         let wide = (from / GRAIN * GRAIN, to.next_multiple_of(GRAIN).min(size));
         match ranges.last_mut() {
             Some(last) if last.1 >= wide.0 => last.1 = wide.1,
@@ -303,4 +328,37 @@ pub fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
             (name.to_vec(), buffer[..n].to_vec())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+
+    #[test]
+    fn a_single_difference_of_any_kind_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), vec![7; 200_000]).unwrap();
+        fs::hard_link(at("file"), at("link")).unwrap();
+        std::os::unix::fs::symlink("file", at("symlink")).unwrap();
+        let take = || Fingerprint::take(dir.path(), Exactness::Snapshot);
+        let before = take();
+        assert_same("nothing changed", &before, &take());
+
+        let file = File::options().write(true).open(at("file")).unwrap();
+        let mtime = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(&[8], 123_456).unwrap();
+        file.set_modified(mtime).unwrap();
+        let lines = before.differences(&take());
+        assert!(lines[0].contains("contents"), "{lines:?}");
+        fs::set_permissions(at("file"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::remove_file(at("symlink")).unwrap();
+        fs::remove_file(at("link")).unwrap();
+        fs::write(at("link"), vec![7; 200_000]).unwrap();
+        let lines = before.differences(&take()).join("\n");
+        for word in ["mode", "nlink", "hard link", "missing", "inode"] {
+            assert!(lines.contains(word), "{word} is not in {lines}");
+        }
+    }
 }

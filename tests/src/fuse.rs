@@ -24,11 +24,7 @@ pub fn fuse_is_missing() -> bool {
 }
 
 fn obstacle() -> Option<String> {
-    if let Err(e) = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-    {
+    if let Err(e) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         return Some(format!("/dev/fuse cannot be opened ({e})"));
     }
     if !rustix::process::geteuid().is_root() && !has_helper() {

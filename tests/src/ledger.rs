@@ -43,7 +43,11 @@ struct Doubt {
 #[derive(Debug, Clone)]
 enum Step {
     Create(PathBuf),
-    Write { name: PathBuf, offset: u64, bytes: Vec<u8> },
+    Write {
+        name: PathBuf,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
     Truncate(PathBuf, u64),
     Rename(PathBuf, PathBuf),
     Unlink(PathBuf),
@@ -135,7 +139,11 @@ impl Ledger {
                 };
                 let length = self.dice.below(most) + 1;
                 let seed = self.dice.roll();
-                Step::Write { name, offset, bytes: noise(seed, length as usize) }
+                Step::Write {
+                    name,
+                    offset,
+                    bytes: noise(seed, length as usize),
+                }
             }
         }
     }
@@ -157,18 +165,21 @@ impl Ledger {
         let at = |name: &Path| self.dir.join(name);
         match step {
             Step::Create(name) => File::create_new(at(name)).map(drop),
-            Step::Write { name, offset, bytes } => {
+            Step::Write {
+                name,
+                offset,
+                bytes,
+            } => {
                 let file = File::options().write(true).open(at(name))?;
                 match file.write_at(bytes, *offset)? {
                     n if n == bytes.len() => Ok(()),
                     _ => Err(io::ErrorKind::WriteZero.into()),
                 }
             }
-            Step::Truncate(name, size) => rustix::fs::ftruncate(
-                File::options().write(true).open(at(name))?,
-                *size,
-            )
-            .map_err(Into::into),
+            Step::Truncate(name, size) => {
+                rustix::fs::ftruncate(File::options().write(true).open(at(name))?, *size)
+                    .map_err(Into::into)
+            }
             Step::Rename(from, to) => fs::rename(at(from), at(to)),
             Step::Unlink(name) => fs::remove_file(at(name)),
             Step::Link(from, to) => fs::hard_link(at(from), at(to)),
@@ -191,12 +202,20 @@ impl Ledger {
         };
         match step {
             Step::Create(name) => {
-                let inode = Inode { bytes: Vec::new(), mode: 0, tag: None };
+                let inode = Inode {
+                    bytes: Vec::new(),
+                    mode: 0,
+                    tag: None,
+                };
                 model.names.insert(name.clone(), self.next);
                 model.inodes.insert(self.next, Arc::new(inode));
                 self.next += 1;
             }
-            Step::Write { name, offset, bytes } => change(&mut model, name, &|inode| {
+            Step::Write {
+                name,
+                offset,
+                bytes,
+            } => change(&mut model, name, &|inode| {
                 let (from, to) = (*offset as usize, *offset as usize + bytes.len());
                 if inode.bytes.len() < to {
                     inode.bytes.resize(to, 0);
@@ -204,7 +223,9 @@ impl Ledger {
                 inode.bytes[from..to].copy_from_slice(bytes);
             }),
             Step::Truncate(name, size) => {
-                change(&mut model, name, &|inode| inode.bytes.resize(*size as usize, 0));
+                change(&mut model, name, &|inode| {
+                    inode.bytes.resize(*size as usize, 0)
+                });
             }
             Step::Rename(from, to) => {
                 let ino = model.names[from];
@@ -236,9 +257,11 @@ impl Ledger {
         let mut wrong = differences(&self.model, &found, None);
         if let (false, Some(doubt)) = (wrong.is_empty(), &self.doubt) {
             let region = match &doubt.what {
-                Step::Write { name, offset, bytes } => {
-                    Some((name.as_path(), *offset, bytes.as_slice()))
-                }
+                Step::Write {
+                    name,
+                    offset,
+                    bytes,
+                } => Some((name.as_path(), *offset, bytes.as_slice())),
                 _ => None,
             };
             let instead = differences(&doubt.after, &found, region);
@@ -257,7 +280,12 @@ impl Ledger {
             wrong.join("\n")
         );
         self.doubt = None;
-        self.next = found.inodes.keys().max().map_or(1, |n| n + 1).max(self.next);
+        self.next = found
+            .inodes
+            .keys()
+            .max()
+            .map_or(1, |n| n + 1)
+            .max(self.next);
         // The modes of created files are those of the umask.
         self.model = found;
     }
@@ -278,7 +306,9 @@ impl Ledger {
                     mode: about.mode() & 0o7777,
                     tag: xattrs.remove(&b"user.tag"[..]),
                 };
-                model.names.insert(Path::new(&sub).join(entry.file_name()), about.ino());
+                model
+                    .names
+                    .insert(Path::new(&sub).join(entry.file_name()), about.ino());
                 model.inodes.insert(about.ino(), Arc::new(inode));
             }
         }
@@ -288,8 +318,16 @@ impl Ledger {
 
 fn summary(step: &Step) -> String {
     match step {
-        Step::Write { name, offset, bytes } => {
-            format!("a write of {} bytes at {offset} to {}", bytes.len(), name.display())
+        Step::Write {
+            name,
+            offset,
+            bytes,
+        } => {
+            format!(
+                "a write of {} bytes at {offset} to {}",
+                bytes.len(),
+                name.display()
+            )
         }
         Step::Tag(name, value) => format!("a tag of {} bytes on {}", value.len(), name.display()),
         other => format!("{other:?}"),
@@ -315,7 +353,12 @@ fn differences(
         }
         let (a, b) = (&wanted.inodes[ino], &found.inodes[found_ino]);
         if a.mode != 0 && a.mode != b.mode {
-            wrong.push(format!("{}: mode {:o} instead of {:o}", name.display(), b.mode, a.mode));
+            wrong.push(format!(
+                "{}: mode {:o} instead of {:o}",
+                name.display(),
+                b.mode,
+                a.mode
+            ));
         }
         if a.tag != b.tag {
             wrong.push(format!("{}: another user.tag", name.display()));
@@ -325,21 +368,90 @@ fn differences(
             wrong.push(format!("{}: {text}", name.display()));
         }
     }
-    for name in found.names.keys().filter(|n| !wanted.names.contains_key(*n)) {
+    for name in found
+        .names
+        .keys()
+        .filter(|n| !wanted.names.contains_key(*n))
+    {
         wrong.push(format!("{} should not be there", name.display()));
     }
     wrong
 }
 
-fn bytes_differ(wanted: &[u8], found: &[u8], region: Option<(&Path, u64, &[u8])>) -> Option<String> {
+fn bytes_differ(
+    wanted: &[u8],
+    found: &[u8],
+    region: Option<(&Path, u64, &[u8])>,
+) -> Option<String> {
     let in_doubt = region.map_or(0..0, |(_, offset, bytes)| {
         offset as usize..offset as usize + bytes.len()
     });
     // A write in doubt may have grown the file in part.
-    if wanted.len() != found.len() && !(found.len() < wanted.len() && wanted.len() == in_doubt.end) {
+    if wanted.len() != found.len() && !(found.len() < wanted.len() && wanted.len() == in_doubt.end)
+    {
         return Some(format!("{} bytes instead of {}", found.len(), wanted.len()));
     }
     let mut pairs = wanted.iter().zip(found).enumerate();
     let first = pairs.position(|(at, (a, b))| a != b && !in_doubt.contains(&at))?;
     Some(format!("byte {first} of {} differs", wanted.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_wrong(ledger: &mut Ledger) -> bool {
+        let check = std::panic::AssertUnwindSafe(|| ledger.check());
+        std::panic::catch_unwind(check).is_err()
+    }
+
+    #[test]
+    fn what_is_lost_or_wrong_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::begin(dir.path(), 1);
+        (0..400).for_each(|_| ledger.step().unwrap());
+        ledger.check();
+        let largest = ledger
+            .model
+            .names
+            .iter()
+            .max_by_key(|(_, i)| ledger.model.inodes[i].bytes.len());
+        let path = dir.path().join(largest.unwrap().0);
+        let good = fs::read(&path).unwrap();
+
+        let mut bad = good.clone();
+        bad[good.len() / 2] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        assert!(is_wrong(&mut ledger), "a flipped bit");
+        fs::write(&path, &good[..good.len() - 1]).unwrap();
+        assert!(is_wrong(&mut ledger), "a byte too few");
+        fs::write(&path, &good).unwrap();
+        ledger.check();
+        fs::rename(&path, dir.path().join("d0/elsewhere")).unwrap();
+        assert!(is_wrong(&mut ledger), "a lost name");
+    }
+
+    #[test]
+    fn one_operation_in_doubt_may_have_happened_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::begin(dir.path(), 2);
+        (0..200).for_each(|_| ledger.step().unwrap());
+        let name = ledger.existing_name().unwrap();
+        let path = dir.path().join(&name);
+        for happened in [false, true] {
+            let step = Step::Truncate(name.clone(), 77);
+            let after = ledger.after(&step);
+            if happened {
+                ledger.perform(&step).unwrap();
+            }
+            ledger.doubt = Some(Doubt { what: step, after });
+            ledger.check();
+        }
+        // But nothing else may have.
+        let step = Step::Truncate(name, 70);
+        let after = ledger.after(&step);
+        ledger.doubt = Some(Doubt { what: step, after });
+        fs::remove_file(&path).unwrap();
+        assert!(is_wrong(&mut ledger));
+    }
 }

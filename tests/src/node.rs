@@ -119,11 +119,7 @@ impl Node {
     /// Start the daemon; answers when it is ready or has ended.
     pub fn try_start(&self) -> Result<(), Ended> {
         let mut daemon = self.daemon.lock().expect("no panic before");
-        assert!(
-            daemon.is_none(),
-            "the daemon of {} runs already",
-            self.name
-        );
+        assert!(daemon.is_none(), "the daemon of {} runs already", self.name);
         let log_path = self.dir.join("cbfsd.log");
         let log = OpenOptions::new()
             .append(true)

@@ -33,7 +33,9 @@ impl Layout {
         let above = profile_dir.parent().expect("the profile lies in target/");
         // Cargo marks the target directory itself as a cache.
         match above.parent() {
-            Some(up) if !above.join("CACHEDIR.TAG").exists() && up.join("CACHEDIR.TAG").exists() => {
+            Some(up)
+                if !above.join("CACHEDIR.TAG").exists() && up.join("CACHEDIR.TAG").exists() =>
+            {
                 Layout {
                     target_dir: up.to_owned(),
                     triple: above.file_name().map(Into::into),

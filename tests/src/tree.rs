@@ -115,7 +115,8 @@ fn holes(dir: &Path) {
         let file = File::create(dir.join(name)).unwrap();
         file.set_len(size).unwrap();
         for (n, (offset, length)) in data.iter().enumerate() {
-            file.write_all_at(&noise(900 + n as u64, *length), *offset).unwrap();
+            file.write_all_at(&noise(900 + n as u64, *length), *offset)
+                .unwrap();
         }
     };
     sparse("at-the-start", 3 << 20, &[(2 << 20, 1 << 20)]);
@@ -124,8 +125,16 @@ fn holes(dir: &Path) {
     sparse("nothing-else", 7 << 20, &[]);
     sparse("one-byte-at-the-end", (2 << 20) + 1, &[(2 << 20, 1)]);
     sparse("small", 12_000, &[(8_192, 100)]);
-    sparse("comb", 1 << 20, &(0..64).map(|n| (n * 16_384, 4_096)).collect::<Vec<_>>());
-    sparse("wide", 1 << 25, &[(0, 10), (1 << 24, 4_096), ((1 << 25) - 10, 10)]);
+    sparse(
+        "comb",
+        1 << 20,
+        &(0..64).map(|n| (n * 16_384, 4_096)).collect::<Vec<_>>(),
+    );
+    sparse(
+        "wide",
+        1 << 25,
+        &[(0, 10), (1 << 24, 4_096), ((1 << 25) - 10, 10)],
+    );
     let punched = dir.join("punched");
     fs::write(&punched, noise(950, 3 << 20)).unwrap();
     let file = File::options().write(true).open(&punched).unwrap();
@@ -139,19 +148,28 @@ fn holes(dir: &Path) {
 
 fn special(dir: &Path) {
     fs::create_dir(dir).unwrap();
-    let make = |name: &str, kind: FileType, mode: u32, device: u64| {
-        match mknodat(CWD, dir.join(name), kind, Mode::from_raw_mode(mode), device) {
-            Ok(()) => {}
-            Err(Errno::PERM) if device != 0 => {}
-            Err(e) => panic!("{name}: {e}"),
-        }
+    let make = |name: &str, kind: FileType, mode: u32, device: u64| match mknodat(
+        CWD,
+        dir.join(name),
+        kind,
+        Mode::from_raw_mode(mode),
+        device,
+    ) {
+        Ok(()) => {}
+        Err(Errno::PERM) if device != 0 => {}
+        Err(e) => panic!("{name}: {e}"),
     };
     make("fifo", FileType::Fifo, 0o620, 0);
     make("socket", FileType::Socket, 0o755, 0);
     if tools::is_root() {
         make("null", FileType::CharacterDevice, 0o666, makedev(1, 3));
         make("block", FileType::BlockDevice, 0o640, makedev(7, 200));
-        make("large-numbers", FileType::CharacterDevice, 0o600, makedev(4_000, 1_000_000));
+        make(
+            "large-numbers",
+            FileType::CharacterDevice,
+            0o600,
+            makedev(4_000, 1_000_000),
+        );
     }
 }
 
@@ -162,7 +180,9 @@ fn attributes(dir: &Path) {
         fs::write(&path, name).unwrap();
         path
     };
-    for mode in [0o000, 0o400, 0o644, 0o755, 0o777, 0o4755, 0o2755, 0o1777, 0o7777] {
+    for mode in [
+        0o000, 0o400, 0o644, 0o755, 0o777, 0o4755, 0o2755, 0o1777, 0o7777,
+    ] {
         // Every file must be readable for whoever compares.
         if mode & 0o400 == 0 && !tools::is_root() {
             continue;
@@ -178,7 +198,10 @@ fn attributes(dir: &Path) {
         }
     }
     if tools::is_root() {
-        for (n, (uid, gid)) in [(1, 1), (1000, 2000), (4_000_000_000, 3_000_000_000)].iter().enumerate() {
+        for (n, (uid, gid)) in [(1, 1), (1000, 2000), (4_000_000_000, 3_000_000_000)]
+            .iter()
+            .enumerate()
+        {
             chown(file(&format!("owner-{n}")), Some(*uid), Some(*gid)).unwrap();
         }
         let link = dir.join("owned-symlink");
@@ -282,7 +305,12 @@ pub fn change(root: &Path) {
         fallocate(&file, flags, offset, length).unwrap();
     };
     let cut = |name: &str, size: u64| {
-        File::options().write(true).open(at(name)).unwrap().set_len(size).unwrap();
+        File::options()
+            .write(true)
+            .open(at(name))
+            .unwrap()
+            .set_len(size)
+            .unwrap();
     };
 
     // Renames: of a file, a directory, a directory and what is in it, into each other's place.
@@ -295,7 +323,13 @@ pub fn change(root: &Path) {
     fs::rename(at("most/00003"), at("most/00002")).unwrap();
     fs::rename(at("swap"), at("most/00003")).unwrap();
     fs::rename(at("sizes/text-1048576"), at("sizes/noise-1")).unwrap();
-    let deep = at("deep").read_dir().unwrap().next().unwrap().unwrap().path();
+    let deep = at("deep")
+        .read_dir()
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     fs::rename(deep, at("less-deep")).unwrap();
     fs::remove_dir(at("deep")).unwrap();
 
@@ -364,7 +398,11 @@ pub fn change(root: &Path) {
     rustix::fs::lremovexattr(at("attributes/xattrs"), "user.empty").unwrap();
     if tools::is_here("setfacl") {
         tools::run(Command::new("setfacl").arg("-b").arg(at("attributes/acl")));
-        tools::run(Command::new("setfacl").args(["-m", "u:9:r"]).arg(at("most/00020")));
+        tools::run(
+            Command::new("setfacl")
+                .args(["-m", "u:9:r"])
+                .arg(at("most/00020")),
+        );
     }
 
     // Much of the same.
@@ -372,7 +410,11 @@ pub fn change(root: &Path) {
     for n in 150..300 {
         match dice.below(4) {
             0 => fs::write(at(&format!("most/{n:05}")), noise(n, 500)).unwrap(),
-            1 => fs::rename(at(&format!("most/{n:05}")), at(&format!("most/renamed-{n}"))).unwrap(),
+            1 => fs::rename(
+                at(&format!("most/{n:05}")),
+                at(&format!("most/renamed-{n}")),
+            )
+            .unwrap(),
             2 => mode(&format!("most/{n:05}"), 0o600 + dice.below(0o100) as u32),
             _ => {}
         }

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
 use cbfs_tests::contents::noise;
-use cbfs_tests::{Exactness, Fingerprint, Master, Node, Slave, Stage, TestBucket, needs_fuse, tools, tree};
+use cbfs_tests::{
+    Exactness, Fingerprint, Master, Node, Slave, Stage, TestBucket, needs_fuse, tools, tree,
+};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount_bind, mount_remount};
 use std::collections::BTreeMap;
@@ -33,7 +35,10 @@ fn an_unknown_and_an_ambiguous_file_system_are_told_apart() {
     let one = run(&["fs", "create", "home"]).ok();
     let two = run(&["fs", "create", "home"]).ok();
     let error = run(&["fs", "show", "home"]).fails(11, &["ambiguous"]);
-    assert!(error.contains(one.trim()) && error.contains(two.trim()), "{error}");
+    assert!(
+        error.contains(one.trim()) && error.contains(two.trim()),
+        "{error}"
+    );
     run(&["fs", "show", one.trim()]).ok();
     let uuid_prefix = &one.trim()["home-".len()..]["".len()..13];
     run(&["fs", "show", uuid_prefix]).ok();
@@ -52,14 +57,20 @@ fn mounting_what_is_unknown_ambiguous_or_has_no_such_snapshot_fails_and_leaves_n
         m.node.ctl(args.iter().chain(more))
     };
     mount("nothing", &[]).fails(10, &["nothing"]);
-    m.node.ctl(["fs", "create", "home", "--bucket", m.bucket.url()]).ok();
+    m.node
+        .ctl(["fs", "create", "home", "--bucket", m.bucket.url()])
+        .ok();
     mount("home", &["--slave"]).fails(11, &["ambiguous", &m.fs]);
     mount(&m.fs, &["--slave"]).fails(10, &["snapshot"]);
     m.snapshot();
     mount(&format!("{}@999", m.fs), &["--slave"]).fails(10, &["999"]);
     mount(&format!("{}@none", m.fs), &["--slave"]).fails(10, &["none"]);
-    m.node.ctl(["snapshot", "show", &format!("{}@999", m.fs)]).fails(10, &["999"]);
-    m.node.ctl(["snapshot", "watch", &format!("{}@999", m.fs)]).fails(10, &["999"]);
+    m.node
+        .ctl(["snapshot", "show", &format!("{}@999", m.fs)])
+        .fails(10, &["999"]);
+    m.node
+        .ctl(["snapshot", "watch", &format!("{}@999", m.fs)])
+        .fails(10, &["999"]);
     mount(&format!("{}@1", m.fs), &[]).fails(2, &["--slave"]);
     assert!(fs::read_dir(&mnt).unwrap().next().is_none());
     let instances = fs::read_dir(m.node.state_dir().join("instances")).unwrap();
@@ -73,9 +84,11 @@ fn a_bucket_that_is_missing_or_no_directory_or_read_only_is_named() {
     let create = |url: &str| node.ctl(["fs", "create", "home", "--bucket", url]);
     let missing = format!("file://{}", stage.path("missing").display());
     create(&missing).fails(5, &["missing"]);
-    node.ctl(["fs", "list", "--bucket", &missing]).fails(5, &["missing"]);
+    node.ctl(["fs", "list", "--bucket", &missing])
+        .fails(5, &["missing"]);
     fs::write(stage.path("file"), "no directory").unwrap();
-    create(&format!("file://{}", stage.path("file").display())).fails(2, &["file", "not a directory"]);
+    create(&format!("file://{}", stage.path("file").display()))
+        .fails(2, &["file", "not a directory"]);
     create("nonsense").fails(2, &[]);
     create("ftp://host/dir").fails(2, &["ftp"]);
 
@@ -83,10 +96,12 @@ fn a_bucket_that_is_missing_or_no_directory_or_read_only_is_named() {
     let handle = handle.trim();
     make_read_only(bucket.dir());
     create(bucket.url()).fails(12, &["bucket"]);
-    node.ctl(["fs", "show", handle, "--bucket", bucket.url()]).ok();
+    node.ctl(["fs", "show", handle, "--bucket", bucket.url()])
+        .ok();
     node.start();
     let mnt = stage.dir("mnt");
-    node.ctl(["mount", handle, &text(&mnt), "--bucket", bucket.url()]).fails(12, &["bucket"]);
+    node.ctl(["mount", handle, &text(&mnt), "--bucket", bucket.url()])
+        .fails(12, &["bucket"]);
     // And it is there again, and mounts, once it can be written to.
     make_writable(bucket.dir());
     node.mount(handle, &bucket, &mnt);
@@ -120,7 +135,14 @@ fn a_mount_point_that_will_not_do_is_refused() {
     m.snapshot();
     let mount = |dir: &Path| {
         let dir = text(dir);
-        m.node.ctl(["mount", &format!("{}@1", m.fs), &dir, "--slave", "--bucket", m.bucket.url()])
+        m.node.ctl([
+            "mount",
+            &format!("{}@1", m.fs),
+            &dir,
+            "--slave",
+            "--bucket",
+            m.bucket.url(),
+        ])
     };
     mount(&m.stage.path("missing")).fails(10, &["missing", "mkdir"]);
     fs::write(m.stage.dir("full").join("file"), "x").unwrap();
@@ -167,7 +189,8 @@ fn without_a_daemon_commands_say_so() {
     let (stage, node, bucket) = bare();
     node.ctl(["status"]).fails(4, &["daemon"]);
     node.ctl(["instance", "list"]).fails(4, &["daemon"]);
-    node.ctl(["snapshot", "create", "home"]).fails(4, &["daemon"]);
+    node.ctl(["snapshot", "create", "home"])
+        .fails(4, &["daemon"]);
     node.ctl(["umount", "home"]).fails(4, &["daemon"]);
     // A socket that nobody serves any more is no daemon.
     drop(std::os::unix::net::UnixListener::bind(node.socket()).unwrap());
@@ -184,7 +207,13 @@ fn a_second_daemon_on_a_state_directory_is_refused_and_the_first_goes_on() {
     let m = Master::new();
     let ended = m.node.twin("b").try_start().unwrap_err();
     assert_eq!(ended.status.code(), Some(11), "{}", ended.log);
-    assert!(ended.log.contains("another daemon uses the state directory"), "{}", ended.log);
+    assert!(
+        ended
+            .log
+            .contains("another daemon uses the state directory"),
+        "{}",
+        ended.log
+    );
     fs::write(m.at("file"), "goes on").unwrap();
     m.node.ctl(["status"]).ok();
     m.snapshot();
@@ -220,7 +249,10 @@ fn snapshots_are_refused_where_there_is_no_master() {
     let m = Master::new();
     m.snapshot();
     let slave = m.slave(1);
-    slave.node.ctl(["snapshot", "create", &m.fs]).fails(10, &["no master"]);
+    slave
+        .node
+        .ctl(["snapshot", "create", &m.fs])
+        .fails(10, &["no master"]);
 }
 
 // ---------------------------------------------------------------- damage in the bucket
@@ -234,7 +266,10 @@ fn published() -> (Master, BTreeMap<PathBuf, Vec<u8>>) {
         wanted.insert(name, noise(n, 9_000));
     }
     for n in 0..3 {
-        wanted.insert(PathBuf::from(format!("z-large-{n}")), noise(100 + n, 2_500_000));
+        wanted.insert(
+            PathBuf::from(format!("z-large-{n}")),
+            noise(100 + n, 2_500_000),
+        );
     }
     for (name, bytes) in &wanted {
         fs::write(m.at(name), bytes).unwrap();
@@ -246,7 +281,11 @@ fn published() -> (Master, BTreeMap<PathBuf, Vec<u8>>) {
 /// The snapshot's object of that name, and its key.
 fn object(m: &Master, name: &str) -> (PathBuf, String) {
     let fs_dir = m.bucket.dir().join(&m.fs);
-    let attempt = fs::read_dir(fs_dir.join("s")).unwrap().next().unwrap().unwrap();
+    let attempt = fs::read_dir(fs_dir.join("s"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
     let key = format!("s/{}/{name}", attempt.file_name().to_str().unwrap());
     (fs_dir.join(&key), key)
 }
@@ -279,7 +318,9 @@ fn check_damaged(m: &Master, wanted: &BTreeMap<PathBuf, Vec<u8>>) -> (usize, Sla
 
 fn tree_of_names(dir: &Path) -> BTreeMap<PathBuf, u64> {
     let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap());
-    entries.map(|e| (e.file_name().into(), e.metadata().unwrap().len())).collect()
+    entries
+        .map(|e| (e.file_name().into(), e.metadata().unwrap().len()))
+        .collect()
 }
 
 #[test]
@@ -293,7 +334,11 @@ fn a_flipped_byte_in_a_tarball_costs_what_it_held_and_nothing_else() {
         let (lost, slave) = check_damaged(&m, &wanted);
         assert!(lost > 0, "the damage at {at} of {size} was not noticed");
         assert!(lost <= 30, "the damage at {at} of {size} cost {lost} files");
-        assert!(slave.node.log().contains(&key), "the log does not name {key}:\n{}", slave.node.log());
+        assert!(
+            slave.node.log().contains(&key),
+            "the log does not name {key}:\n{}",
+            slave.node.log()
+        );
         flip(&tarball, at);
     }
     assert_eq!(check_damaged(&m, &wanted).0, 0);
@@ -308,11 +353,17 @@ fn a_tarball_cut_short_or_gone_costs_what_it_held_and_comes_back_without_a_remou
     fs::write(&tarball, &whole[..whole.len() / 2]).unwrap();
     let (lost, slave) = check_damaged(&m, &wanted);
     assert!(lost > 0 && lost < wanted.len(), "{lost} files");
-    assert!(slave.node.log().contains(&key), "the log does not name {key}");
+    assert!(
+        slave.node.log().contains(&key),
+        "the log does not name {key}"
+    );
     fs::remove_file(&tarball).unwrap();
     let (lost, slave_2) = check_damaged(&m, &wanted);
     assert_eq!(lost, wanted.len());
-    assert!(slave_2.node.log().contains(&key), "the log does not name {key}");
+    assert!(
+        slave_2.node.log().contains(&key),
+        "the log does not name {key}"
+    );
     // Put back, everything can be read on the mounts that are there.
     fs::write(&tarball, &whole).unwrap();
     for slave in [slave, slave_2] {
@@ -331,7 +382,14 @@ fn a_damaged_layer_or_manifest_is_not_mounted() {
     let mnt = m.stage.dir("other");
     let mount = || {
         let snapshot = format!("{}@1", m.fs);
-        node.ctl(["mount", &snapshot, &text(&mnt), "--slave", "--bucket", m.bucket.url()])
+        node.ctl([
+            "mount",
+            &snapshot,
+            &text(&mnt),
+            "--slave",
+            "--bucket",
+            m.bucket.url(),
+        ])
     };
     let (layer, key) = object(&m, "layer.sqlite.zst");
     let whole = fs::read(&layer).unwrap();
@@ -370,7 +428,10 @@ fn a_damaged_table_of_contents_costs_the_data_and_not_the_names() {
     flip(&toc, size / 2);
     let (lost, slave) = check_damaged(&m, &wanted);
     assert_eq!(lost, wanted.len());
-    assert!(slave.node.log().contains(&key), "the log does not name {key}");
+    assert!(
+        slave.node.log().contains(&key),
+        "the log does not name {key}"
+    );
 }
 
 #[test]
@@ -382,7 +443,14 @@ fn a_newer_format_is_refused_by_name() {
     let mnt = m.stage.dir("other");
     let mount = || {
         let snapshot = format!("{}@1", m.fs);
-        node.ctl(["mount", &snapshot, &text(&mnt), "--slave", "--bucket", m.bucket.url()])
+        node.ctl([
+            "mount",
+            &snapshot,
+            &text(&mnt),
+            "--slave",
+            "--bucket",
+            m.bucket.url(),
+        ])
     };
     let edit = |path: &Path, change: &dyn Fn(&mut serde_json::Value)| {
         let good = fs::read(path).unwrap();
@@ -395,15 +463,21 @@ fn a_newer_format_is_refused_by_name() {
     let good = edit(&manifest, &|v| v["format"] = 99.into());
     mount().fails(13, &["m/0000000001-e1.json", "99"]);
     fs::write(&manifest, &good).unwrap();
-    edit(&manifest, &|v| v["features"] = serde_json::json!({"incompat": ["time-travel"]}));
+    edit(&manifest, &|v| {
+        v["features"] = serde_json::json!({"incompat": ["time-travel"]})
+    });
     mount().fails(13, &["m/0000000001-e1.json", "time-travel"]);
-    m.node.ctl(["snapshot", "show", &format!("{}@1", m.fs)]).fails(13, &["time-travel"]);
+    m.node
+        .ctl(["snapshot", "show", &format!("{}@1", m.fs)])
+        .fails(13, &["time-travel"]);
     fs::write(&manifest, &good).unwrap();
 
     let config = m.bucket.dir().join(format!("{}.config", m.fs));
     let good = edit(&config, &|v| v["format"] = 99.into());
     mount().fails(13, &["99"]);
-    m.node.ctl(["fs", "show", &m.fs, "--bucket", m.bucket.url()]).fails(13, &["99"]);
+    m.node
+        .ctl(["fs", "show", &m.fs, "--bucket", m.bucket.url()])
+        .fails(13, &["99"]);
     // The master goes on: it needs no config from the bucket, not even after a restart.
     fs::write(m.at("new"), "goes on").unwrap();
     m.node.kill9();
@@ -428,7 +502,10 @@ fn newest_segment(m: &Master) -> PathBuf {
 fn a_journal_damaged_before_its_durable_end_is_refused_by_name_and_harms_no_other_instance() {
     needs_fuse!();
     let m = Master::new();
-    let other = m.node.ctl(["fs", "create", "other", "--bucket", m.bucket.url()]).ok();
+    let other = m
+        .node
+        .ctl(["fs", "create", "other", "--bucket", m.bucket.url()])
+        .ok();
     let other_mnt = m.stage.dir("other");
     m.node.mount(other.trim(), &m.bucket, &other_mnt);
     fs::write(other_mnt.join("file"), "not harmed").unwrap();
@@ -442,10 +519,18 @@ fn a_journal_damaged_before_its_durable_end_is_refused_by_name_and_harms_no_othe
     flip(&segment, 200);
     m.node.start();
     let name = text(segment.file_name().map(Path::new).unwrap());
-    assert!(m.node.log().contains(&name), "the log does not name {name}:\n{}", m.node.log());
-    assert_eq!(fs::read_to_string(other_mnt.join("file")).unwrap(), "not harmed");
+    assert!(
+        m.node.log().contains(&name),
+        "the log does not name {name}:\n{}",
+        m.node.log()
+    );
+    assert_eq!(
+        fs::read_to_string(other_mnt.join("file")).unwrap(),
+        "not harmed"
+    );
     let mount = || {
-        m.node.ctl(["mount", &m.fs, &text(&m.mnt), "--bucket", m.bucket.url()])
+        m.node
+            .ctl(["mount", &m.fs, &text(&m.mnt), "--bucket", m.bucket.url()])
     };
     mount().fails(14, &[&name, "damaged at byte"]);
     mount().fails(14, &[&name]);
@@ -488,7 +573,13 @@ fn a_state_directory_that_is_no_directory_is_told() {
     let ended = node.try_start().unwrap_err();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
     assert!(ended.log.contains("state directory"), "{}", ended.log);
-    let ran = node.ctl(["mount", "home", &text(&stage.dir("mnt")), "--bucket", "file:///nowhere"]);
+    let ran = node.ctl([
+        "mount",
+        "home",
+        &text(&stage.dir("mnt")),
+        "--bucket",
+        "file:///nowhere",
+    ]);
     ran.fails(1, &["state directory", "CBFS_STATE_DIR"]);
     assert_eq!(fs::read_to_string(node.state_dir()).unwrap(), "a file");
 }
@@ -501,7 +592,11 @@ fn an_io_error_has_an_errno_and_no_panic_in_the_log() {
     fs::remove_dir_all(m.bucket.dir()).unwrap();
     let error: io::Error = fs::read(slave.mnt.join("z-large-0")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
-    assert!(!slave.node.log().contains("panicked"), "{}", slave.node.log());
+    assert!(
+        !slave.node.log().contains("panicked"),
+        "{}",
+        slave.node.log()
+    );
     // The master does not need it.
     fs::write(m.at("new"), noise(1, 100_000)).unwrap();
     assert!(fs::read(m.at("new")).unwrap() == noise(1, 100_000));

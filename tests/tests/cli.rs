@@ -21,7 +21,10 @@ fn fs_create_prints_the_handle_and_nothing_else() {
     let stage = Stage::new();
     let (node, bucket) = (stage.node("a"), stage.bucket());
     let ran = node.ctl(["fs", "create", "home", "--bucket", bucket.url()]);
-    assert!(ran.stderr.contains("cbfsctl mount"), "no word on how to go on: {ran:?}");
+    assert!(
+        ran.stderr.contains("cbfsctl mount"),
+        "no word on how to go on: {ran:?}"
+    );
     let stdout = ran.ok();
     let handle = stdout.strip_suffix('\n').unwrap();
     assert!(handle.starts_with("home-") && handle.len() == 41 && !handle.contains('\n'));
@@ -30,7 +33,9 @@ fn fs_create_prints_the_handle_and_nothing_else() {
     assert_eq!(quiet.stdout.lines().count(), 1);
     // By the environment, too.
     let mut command = node.command();
-    command.args(["fs", "list", "--json"]).env("CBFS_BUCKET", bucket.url());
+    command
+        .args(["fs", "list", "--json"])
+        .env("CBFS_BUCKET", bucket.url());
     let listed: Value = serde_json::from_str(&Ran::of(&mut command).ok()).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
 }
@@ -40,7 +45,16 @@ fn json_answers_are_what_the_api_documents() {
     needs_fuse!();
     let m = Master::new();
     fs::write(m.at("file"), noise(1, 2_000_000)).unwrap();
-    let created = ["snapshot", "create", &m.fs, "--name", "one", "--wait", "--timeout", "100"];
+    let created = [
+        "snapshot",
+        "create",
+        &m.fs,
+        "--name",
+        "one",
+        "--wait",
+        "--timeout",
+        "100",
+    ];
     let info: SnapshotInfo = parse(m.node.json(created));
     assert_eq!((info.number.0, info.state), (1, SnapshotState::Complete));
     assert!(info.files_done == info.files_total && info.objects_sent == info.objects_made);
@@ -63,7 +77,11 @@ fn json_answers_are_what_the_api_documents() {
     assert_eq!(snapshots[0]["state"], "complete");
     let shown = m.node.json(["snapshot", "show", "home@one"]);
     assert_eq!(shown["manifest"]["number"], 1);
-    assert_eq!(m.node.json(["fs", "show", "home", "--bucket", m.bucket.url()])["fs"], m.fs.as_str());
+    assert_eq!(
+        m.node
+            .json(["fs", "show", "home", "--bucket", m.bucket.url()])["fs"],
+        m.fs.as_str()
+    );
     assert_eq!(m.node.json(["epoch", "list", "home"])[0]["epoch"], 1);
     let unmounted: InstanceInfo = parse(m.node.json(["umount", "home"]));
     assert_eq!(unmounted.mount_point, None);
@@ -73,8 +91,11 @@ fn json_answers_are_what_the_api_documents() {
 
     // A stream is one JSON document a line, up to the final state.
     let watched = m.node.ctl(["snapshot", "watch", "home@1", "--json"]);
-    let lines: Vec<SnapshotInfo> =
-        watched.ok().lines().map(|l| parse(serde_json::from_str(l).unwrap())).collect();
+    let lines: Vec<SnapshotInfo> = watched
+        .ok()
+        .lines()
+        .map(|l| parse(serde_json::from_str(l).unwrap()))
+        .collect();
     assert_eq!(lines.last().unwrap().state, SnapshotState::Complete);
 }
 
@@ -86,17 +107,36 @@ fn a_json_error_is_one_document_on_stderr() {
         (vec!["snapshot", "show", "home@7"], 10, "not_found"),
         (vec!["snapshot", "create", "other"], 10, "not_found"),
         (vec!["mount", "home@1", "/tmp"], 2, "usage"),
-        (vec!["snapshot", "create", "home", "--wait=never"], 2, "usage"),
-        (vec!["mount", "home", m.mnt.to_str().unwrap()], 11, "conflict"),
-        (vec!["--socket", "/nonexistent", "status"], 4, "daemon_unreachable"),
-        (vec!["fs", "list", "--bucket", "file:///nonexistent"], 5, "bucket_unreachable"),
+        (
+            vec!["snapshot", "create", "home", "--wait=never"],
+            2,
+            "usage",
+        ),
+        (
+            vec!["mount", "home", m.mnt.to_str().unwrap()],
+            11,
+            "conflict",
+        ),
+        (
+            vec!["--socket", "/nonexistent", "status"],
+            4,
+            "daemon_unreachable",
+        ),
+        (
+            vec!["fs", "list", "--bucket", "file:///nonexistent"],
+            5,
+            "bucket_unreachable",
+        ),
     ] {
         let ran = m.node.ctl(args.iter().chain(&["--json"]));
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{ran:?}");
-        let body: ErrorBody = serde_json::from_str(&ran.stderr)
-            .unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+        let body: ErrorBody =
+            serde_json::from_str(&ran.stderr).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
         assert_eq!(serde_json::to_value(body.error.kind).unwrap(), kind);
-        assert!(!body.error.message.is_empty() && body.error.hint.is_some(), "{ran:?}");
+        assert!(
+            !body.error.message.is_empty() && body.error.hint.is_some(),
+            "{ran:?}"
+        );
     }
 }
 
@@ -108,11 +148,16 @@ fn progress_and_messages_keep_off_stdout() {
     let ran = m.node.ctl(["snapshot", "create", "home", "--wait"]);
     assert_eq!(ran.stdout, "1\n");
     assert!(ran.stderr.contains("complete"), "{ran:?}");
-    assert!(!ran.stderr.contains('\x1b') && !ran.stderr.contains('\r'), "{ran:?}");
+    assert!(
+        !ran.stderr.contains('\x1b') && !ran.stderr.contains('\r'),
+        "{ran:?}"
+    );
     let ran = m.node.ctl(["umount", "home"]);
     assert_eq!(ran.stdout, "");
     assert!(ran.stderr.contains("is unmounted"), "{ran:?}");
-    let ran = m.node.ctl(["mount", "home", m.mnt.to_str().unwrap(), "--quiet"]);
+    let ran = m
+        .node
+        .ctl(["mount", "home", m.mnt.to_str().unwrap(), "--quiet"]);
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
     let ran = m.node.ctl(["status"]);
     assert_eq!(ran.stderr, "");
@@ -125,7 +170,9 @@ fn a_wait_that_times_out_exits_with_3_and_the_snapshot_goes_on() {
     needs_fuse!();
     let m = Master::new();
     fs::write(m.at("large"), noise(1, 24 << 20)).unwrap();
-    let ran = m.node.ctl(["snapshot", "create", "home", "--wait", "--timeout", "0"]);
+    let ran = m
+        .node
+        .ctl(["snapshot", "create", "home", "--wait", "--timeout", "0"]);
     assert_eq!(ran.code, Some(3), "{ran:?}");
     assert_eq!(ran.stdout, "1\n");
     m.wait_for(1);
@@ -162,28 +209,49 @@ fn the_demo_shows_everything_and_leaves_nothing() {
     fs::write(stage.path("tree/large"), noise(1, 3_000_000)).unwrap();
     let dir = stage.path("demo");
     let mut command = node.command();
-    command.args(["demo", "--dir"]).arg(&dir).arg("--tree").arg(stage.path("tree"));
+    command
+        .args(["demo", "--dir"])
+        .arg(&dir)
+        .arg("--tree")
+        .arg(stage.path("tree"));
     let ran = Ran::of(&mut command);
     let stderr = ran.stderr.clone();
     let stdout = ran.ok();
     for word in ["zstd", "tar", "sqlite3"] {
-        assert!(stdout.contains(word) || stderr.contains(word), "no word of {word}:\n{stdout}{stderr}");
+        assert!(
+            stdout.contains(word) || stderr.contains(word),
+            "no word of {word}:\n{stdout}{stderr}"
+        );
     }
     let left = fs::read_dir(&dir).map(|d| d.count()).unwrap_or(0);
     assert_eq!(left, 0, "the demo left something in {}", dir.display());
-    assert!(!node.state_dir().exists(), "the demo used the node's own state directory");
+    assert!(
+        !node.state_dir().exists(),
+        "the demo used the node's own state directory"
+    );
 
     let mut command = node.command();
-    command.args(["demo", "--json", "--dir"]).arg(&dir).arg("--tree").arg(stage.path("tree"));
+    command
+        .args(["demo", "--json", "--dir"])
+        .arg(&dir)
+        .arg("--tree")
+        .arg(stage.path("tree"));
     let told: Value = serde_json::from_str(&Ran::of(&mut command).ok()).unwrap();
     assert_eq!(told["kept"], false);
-    assert!(told["steps"].as_array().is_some_and(|s| s.len() > 3), "{told}");
+    assert!(
+        told["steps"].as_array().is_some_and(|s| s.len() > 3),
+        "{told}"
+    );
 
     // A directory with something in it is not touched.
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("precious"), "mine").unwrap();
     let mut command = node.command();
-    command.args(["demo", "--dir"]).arg(&dir).arg("--tree").arg(stage.path("tree"));
+    command
+        .args(["demo", "--dir"])
+        .arg(&dir)
+        .arg("--tree")
+        .arg(stage.path("tree"));
     let refused = Ran::of(&mut command);
     assert!(refused.code != Some(0), "{refused:?}");
     assert_eq!(fs::read_to_string(dir.join("precious")).unwrap(), "mine");

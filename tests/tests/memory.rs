@@ -12,7 +12,10 @@ const BOUND: u64 = 300 << 20;
 /// The most memory the process ever had (`VmHWM`, proc(5)), in bytes.
 fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .unwrap();
     let kibibytes: u64 = line.trim().strip_suffix(" kB").unwrap().parse().unwrap();
     kibibytes << 10
 }
@@ -20,7 +23,7 @@ fn peak(pid: u32) -> u64 {
 #[test]
 fn a_tree_of_100k_files_is_copied_in_and_snapshotted_in_less_than_300_mib() {
     needs_fuse!();
-    let count = scaled(100_000, 12_000);
+    let count = scaled(100_000, 8_000);
     let m = Master::new();
     let source = m.stage.dir("source");
     tree::small_files(&source, count);

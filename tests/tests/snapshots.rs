@@ -31,18 +31,28 @@ fn objects(m: &Master) -> BTreeSet<PathBuf> {
 }
 
 fn bytes_of<'a>(objects: impl IntoIterator<Item = &'a PathBuf>) -> u64 {
-    objects.into_iter().map(|p| fs::metadata(p).unwrap().len()).sum()
+    objects
+        .into_iter()
+        .map(|p| fs::metadata(p).unwrap().len())
+        .sum()
 }
 
 /// The directory of a snapshot's objects.
 fn attempt_dir(m: &Master, number: u64) -> PathBuf {
     let manifest = manifest(m, number);
     let attempt = manifest["attempt"].as_str().unwrap();
-    m.bucket.dir().join(&m.fs).join(format!("s/{number:010}-e1-{attempt}"))
+    m.bucket
+        .dir()
+        .join(&m.fs)
+        .join(format!("s/{number:010}-e1-{attempt}"))
 }
 
 fn manifest(m: &Master, number: u64) -> serde_json::Value {
-    let path = m.bucket.dir().join(&m.fs).join(format!("m/{number:010}-e1.json"));
+    let path = m
+        .bucket
+        .dir()
+        .join(&m.fs)
+        .join(format!("m/{number:010}-e1.json"));
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
@@ -110,11 +120,18 @@ fn random_changes_of_large_files_are_exact_in_every_snapshot() {
     for round in 0..6 {
         for n in 0..60 {
             let path = m.at(format!("file-{}", dice.below(14)));
-            let file = File::options().write(true).create(true).truncate(false).open(&path).unwrap();
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .unwrap();
             let (offset, length) = (dice.below(4 << 20), dice.below(300_000) + 1);
             let near = (offset >> 20 << 20).saturating_sub(dice.below(3));
             match dice.below(12) {
-                0..4 => file.write_all_at(&noise(dice.roll(), length as usize), offset).unwrap(),
+                0..4 => file
+                    .write_all_at(&noise(dice.roll(), length as usize), offset)
+                    .unwrap(),
                 4 => file.write_all_at(&noise(round * 100 + n, 5), near).unwrap(),
                 5 => file.set_len(offset).unwrap(),
                 6 => file.set_len(near).unwrap(),
@@ -186,9 +203,16 @@ fn a_directory_with_many_entries_is_exact_on_a_slave() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(names.insert(name.clone()), "{name} was listed twice");
     }
-    let wanted: BTreeSet<String> =
-        (0..count).filter(|n| n % 3 != 0).map(|n| format!("entry-{n}")).collect();
-    assert!(names == wanted, "{} names instead of {}", names.len(), wanted.len());
+    let wanted: BTreeSet<String> = (0..count)
+        .filter(|n| n % 3 != 0)
+        .map(|n| format!("entry-{n}"))
+        .collect();
+    assert!(
+        names == wanted,
+        "{} names instead of {}",
+        names.len(),
+        wanted.len()
+    );
 }
 
 // ---------------------------------------------------------------- cost
@@ -217,8 +241,14 @@ fn a_second_snapshot_costs_what_has_changed() {
     let added: Vec<&PathBuf> = all.difference(&first).collect();
     let cost = bytes_of(added.iter().copied());
     // One block of 1 MiB and a little.
-    assert!(cost < (1 << 20) + 150_000, "{cost} bytes for a small change: {added:?}");
-    assert!(first.is_subset(&all), "an object of the first snapshot is gone");
+    assert!(
+        cost < (1 << 20) + 150_000,
+        "{cost} bytes for a small change: {added:?}"
+    );
+    assert!(
+        first.is_subset(&all),
+        "an object of the first snapshot is gone"
+    );
     m.assert_snapshot_is(number, &wanted);
 }
 
@@ -283,7 +313,9 @@ fn writers_during_a_snapshot_change_nothing_of_what_it_holds() {
         let large = m.at(format!("large-{n:03}"));
         let open = || File::options().write(true).open(&large).unwrap();
         match n % 6 {
-            0 => open().write_all_at(&noise(n + 100, 1_500_000), 500_000).unwrap(),
+            0 => open()
+                .write_all_at(&noise(n + 100, 1_500_000), 500_000)
+                .unwrap(),
             1 => open().set_len(1_200_000).unwrap(),
             2 => fs::remove_file(&large).unwrap(),
             3 => fs::write(&large, "rewritten as a small file").unwrap(),
@@ -309,7 +341,10 @@ fn writers_during_a_snapshot_change_nothing_of_what_it_holds() {
         fs::write(m.at(format!("middle-{n:03}")), noise(n + 300, 50_000)).unwrap();
     }
     tree::change(&m.at("tree"));
-    assert!(preserved, "nothing had to be preserved: the test did not test");
+    assert!(
+        preserved,
+        "nothing had to be preserved: the test did not test"
+    );
     let after = m.fingerprint();
     m.wait_for(number);
     m.assert_snapshot_is(number, &wanted);
@@ -344,12 +379,17 @@ sys.stdin.readline()
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     let number = m.snapshot();
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
     child.wait().unwrap();
     let slave = m.slave(number);
-    assert_eq!(&fs::read(slave.mnt.join("mapped")).unwrap()[100_000..100_005], b"dirty");
+    assert_eq!(
+        &fs::read(slave.mnt.join("mapped")).unwrap()[100_000..100_005],
+        b"dirty"
+    );
 }
 
 #[test]
@@ -359,7 +399,11 @@ fn an_unlinked_open_file_is_in_no_snapshot_and_still_works() {
     fs::write(m.at("stays"), "x").unwrap();
     fs::write(m.at("goes"), noise(1, 500_000)).unwrap();
     m.snapshot();
-    let file = File::options().read(true).write(true).open(m.at("goes")).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(m.at("goes"))
+        .unwrap();
     fs::remove_file(m.at("goes")).unwrap();
     file.write_all_at(&noise(2, 100_000), 0).unwrap();
     let wanted = m.fingerprint();
@@ -404,7 +448,14 @@ fn requests_are_carried_out_one_after_the_other_in_their_order() {
     }
     assert_eq!(
         m.states_of(3),
-        ["queued", "collected", "writing", "written", "copying", "complete"]
+        [
+            "queued",
+            "collected",
+            "writing",
+            "written",
+            "copying",
+            "complete"
+        ]
     );
 }
 
@@ -413,7 +464,16 @@ fn names_are_unique_and_mean_their_snapshot() {
     needs_fuse!();
     let m = Master::new();
     let create = |name: &str| {
-        m.node.ctl(["snapshot", "create", &m.fs, "--name", name, "--wait", "--timeout", "100"])
+        m.node.ctl([
+            "snapshot",
+            "create",
+            &m.fs,
+            "--name",
+            name,
+            "--wait",
+            "--timeout",
+            "100",
+        ])
     };
     fs::write(m.at("file"), "one").unwrap();
     create("before").ok();
@@ -427,7 +487,9 @@ fn names_are_unique_and_mean_their_snapshot() {
     assert_eq!(fs::read_to_string(slave.mnt.join("file")).unwrap(), "one");
     let slave = m.slave_of("latest");
     assert_eq!(fs::read_to_string(slave.mnt.join("file")).unwrap(), "two");
-    let shown = m.node.json(["snapshot", "show", &format!("{}@after", m.fs)]);
+    let shown = m
+        .node
+        .json(["snapshot", "show", &format!("{}@after", m.fs)]);
     assert_eq!(shown["number"], 2);
     // The name stays taken after a restart.
     m.node.kill9();
@@ -504,7 +566,11 @@ fn many_tarballs_unpack_like_one() {
         .arg(&out)
         .args(all);
     tools::run(&mut command);
-    assert_same("unpacked by tar", &wanted, &Fingerprint::take(&out, Exactness::Copy));
+    assert_same(
+        "unpacked by tar",
+        &wanted,
+        &Fingerprint::take(&out, Exactness::Copy),
+    );
     let slave = m.slave(number);
     let found = Fingerprint::take(&slave.mnt, Exactness::Copy);
     assert_same("the slave", &wanted, &found);
@@ -525,10 +591,15 @@ fn recover_sh_rebuilds_the_second_snapshot_from_the_objects_alone() {
     for (number, wanted) in [(2, second), (1, first)] {
         let out = m.stage.path(format!("recovered-{number}"));
         let mut command = Command::new("sh");
-        command.arg(&script).arg(m.bucket.dir()).arg(format!("{}@{number}", m.fs)).arg(&out);
+        command
+            .arg(&script)
+            .arg(m.bucket.dir())
+            .arg(format!("{}@{number}", m.fs))
+            .arg(&out);
         tools::run(&mut command);
         // Sockets are rows without a member: nothing recreates them.
-        let is_socket = |entry: &cbfs_tests::fingerprint::Entry| entry.mode & 0o170_000 == 0o140_000;
+        let is_socket =
+            |entry: &cbfs_tests::fingerprint::Entry| entry.mode & 0o170_000 == 0o140_000;
         let wanted = wanted.without(|_, entry| is_socket(entry));
         let found = Fingerprint::take(&out, Exactness::Copy).without(|_, entry| is_socket(entry));
         assert_same(&format!("recovered snapshot {number}"), &wanted, &found);
@@ -546,7 +617,13 @@ fn layers_tocs_and_logs_open_with_zstd_and_sqlite() {
     let unpacked = |name: &str| {
         let to = m.stage.path(name);
         let from = dir.join(format!("{name}.zst"));
-        tools::run(Command::new("zstd").args(["-dqf"]).arg(from).arg("-o").arg(&to));
+        tools::run(
+            Command::new("zstd")
+                .args(["-dqf"])
+                .arg(from)
+                .arg("-o")
+                .arg(&to),
+        );
         to
     };
     let layer = rusqlite::Connection::open(unpacked("layer.sqlite")).unwrap();
@@ -555,8 +632,13 @@ fn layers_tocs_and_logs_open_with_zstd_and_sqlite() {
         u64::try_from(count).unwrap()
     };
     let names = m.fingerprint().entries.len() as u64 - 1;
-    assert_eq!(count(&layer, "SELECT count(*) FROM dentry WHERE ino IS NOT NULL"), names);
-    let ino = fs::metadata(m.at("tree/sizes/noise-5242880")).unwrap().ino();
+    assert_eq!(
+        count(&layer, "SELECT count(*) FROM dentry WHERE ino IS NOT NULL"),
+        names
+    );
+    let ino = fs::metadata(m.at("tree/sizes/noise-5242880"))
+        .unwrap()
+        .ino();
     let size = count(&layer, &format!("SELECT size FROM inode WHERE ino = {ino}"));
     assert_eq!(size, 5 << 20);
     // The KVS's own tables stay at home.
@@ -564,7 +646,10 @@ fn layers_tocs_and_logs_open_with_zstd_and_sqlite() {
     assert_eq!(count(&layer, private), 0);
 
     let toc = rusqlite::Connection::open(unpacked("toc.sqlite")).unwrap();
-    let blocks = count(&toc, &format!("SELECT count(*) FROM block WHERE ino = {ino}"));
+    let blocks = count(
+        &toc,
+        &format!("SELECT count(*) FROM block WHERE ino = {ino}"),
+    );
     assert_eq!(blocks, 5);
     // Every section is where the TOC says, whole, and a zstd frame by itself.
     let mut select = toc
@@ -599,14 +684,28 @@ fn layers_tocs_and_logs_open_with_zstd_and_sqlite() {
     let mut last = 0;
     for line in fs::read_to_string(unpacked("log.jsonl")).unwrap().lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let xid = line["xid"].as_u64().unwrap_or_else(|| panic!("no xid in {line}"));
+        let xid = line["xid"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no xid in {line}"));
         assert!(xid >= last, "out of order: {line}");
         last = xid;
     }
     assert_eq!(last, manifest(&m, number)["xid"]["to"].as_u64().unwrap());
-    for object in [&manifest(&m, number)["toc"], &manifest(&m, number)["meta_tarball"]] {
-        let bytes = fs::read(m.bucket.dir().join(&m.fs).join(object["key"].as_str().unwrap())).unwrap();
+    for object in [
+        &manifest(&m, number)["toc"],
+        &manifest(&m, number)["meta_tarball"],
+    ] {
+        let bytes = fs::read(
+            m.bucket
+                .dir()
+                .join(&m.fs)
+                .join(object["key"].as_str().unwrap()),
+        )
+        .unwrap();
         assert_eq!(object["size"].as_u64().unwrap(), bytes.len() as u64);
-        assert_eq!(object["blake3"].as_str().unwrap(), blake3::hash(&bytes).to_hex().as_str());
+        assert_eq!(
+            object["blake3"].as_str().unwrap(),
+            blake3::hash(&bytes).to_hex().as_str()
+        );
     }
 }
