@@ -211,7 +211,10 @@ impl Table {
         }
         if self.bytes > enough {
             let large = std::mem::take(&mut self.large);
-            *self = Table { large, ..Table::default() };
+            *self = Table {
+                large,
+                ..Table::default()
+            };
         }
     }
 
