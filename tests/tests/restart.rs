@@ -307,7 +307,7 @@ fn kill9_right_after_a_cut_loses_neither_what_was_before_nor_what_came_after() {
 
 /// Have the daemon killed by the kernel at its `nth` call of `call` from now on.
 fn kill_at(m: &Master, call: &str, nth: u32) -> Option<std::process::Child> {
-    let strace = Command::new("strace")
+    let mut strace = Command::new("strace")
         .args([
             "-f",
             "-qq",
@@ -333,6 +333,8 @@ fn kill_at(m: &Master, call: &str, nth: u32) -> Option<std::process::Child> {
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    strace.kill().unwrap();
+    strace.wait().unwrap();
     None
 }
 
