@@ -166,7 +166,12 @@ impl Manager {
         }
         let dir = self.instances_dir().join(&id);
         store_manifest(&dir, &manifest)?;
-        self.open_instance(config, Some(manifest))
+        self.open_instance(config, Some(manifest)).inspect_err(|_| {
+            // What was fetched for it is of no use without the mount.
+            if let Err(e) = fs::remove_dir_all(&dir) {
+                tracing::warn!(dir = %dir.display(), "a slave that could not be opened stays: {e}");
+            }
+        })
     }
 
     /// The bucket a request names, or that of an instance of the same file system here.
