@@ -69,7 +69,9 @@ impl InstanceConfig {
         toml::from_str(&text).map(Some).map_err(|e| {
             Error::damage(format!("{} is damaged", path.display()))
                 .because(e)
-                .hint("it can be written anew: see docs/troubleshooting")
+                .hint(
+                    "its keys are described in docs/configuration.md: write it anew, or restore it",
+                )
         })
     }
 }
