@@ -1,7 +1,14 @@
-//! Where things are on this node: state directory and socket, from the environment.
+//! What the environment says of this node: state directory, socket, polling.
 
+use crate::error::{Error, ErrorKind, Result};
 use std::env;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a session thread polls for the next request by default, when requests follow each other closely.
+const FUSE_POLL: Duration = Duration::from_micros(50);
+/// More is of no use: no request "follows closely" after that.
+const FUSE_POLL_MAX: u64 = 10_000;
 
 /// The state directory: `CBFS_STATE_DIR`; else `/var/lib/cbfs` for root, else
 /// `$XDG_STATE_HOME/cbfs`, else `~/.local/state/cbfs`.
@@ -33,6 +40,29 @@ pub fn socket() -> PathBuf {
         Some(dir) => dir.join("cbfs/cbfsd.sock"),
         None => state_dir().join("cbfsd.sock"),
     }
+}
+
+/// How long a FUSE session thread polls for the next request before it sleeps: `CBFS_FUSE_POLL`, in
+/// microseconds, 0 for never. By default 50 µs, and never on a single CPU.
+///
+/// # Errors
+/// Usage, when the variable is not such a number.
+pub fn fuse_poll() -> Result<Duration> {
+    let Some(text) = env::var_os("CBFS_FUSE_POLL").filter(|v| !v.is_empty()) else {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        return Ok(if cpus > 1 { FUSE_POLL } else { Duration::ZERO });
+    };
+    text.to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|micros| *micros <= FUSE_POLL_MAX)
+        .map(Duration::from_micros)
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Usage,
+                format!("CBFS_FUSE_POLL={} is no polling time", text.display()),
+            )
+            .hint("microseconds, at most 10000; 0 turns polling off")
+        })
 }
 
 fn non_empty(name: &str) -> Option<PathBuf> {

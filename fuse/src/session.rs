@@ -16,6 +16,7 @@ mod conversion;
 mod dispatch;
 mod listing;
 mod mount_point;
+mod privileges;
 mod workers;
 
 use std::ffi::OsStr;
@@ -26,6 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use fuser::{Config, INodeNo, SessionACL};
 use parking_lot::{Condvar, Mutex};
@@ -35,6 +37,7 @@ use rustix::time::ClockId;
 use self::dispatch::Dispatcher;
 use self::mount_point::{MountRequest, Standing};
 pub use self::mount_point::{detach_stale, is_mount_point, is_stale};
+use self::privileges::Privileges;
 use self::workers::Workers;
 use crate::FileSystem;
 
@@ -54,6 +57,9 @@ pub struct MountOptions {
     pub threads: usize,
     /// Most operations that may wait for the bucket at once; more of them queue. At least 1.
     pub workers: usize,
+    /// While requests follow each other closely, one thread polls for the next one for this long before it
+    /// sleeps: a sleeping thread costs its waker several microseconds. Zero: never.
+    pub poll_for: Duration,
     /// Let other users in. Implied for root; others need `user_allow_other` in /etc/fuse.conf.
     pub allow_other: bool,
     /// Mount with `noatime` instead of `relatime`.
@@ -68,6 +74,7 @@ impl Default for MountOptions {
             source: "cbfs".to_owned(),
             threads: 2,
             workers: 32,
+            poll_for: Duration::ZERO,
             allow_other: false,
             noatime: false,
             clock: Arc::new(system_clock),
@@ -81,6 +88,7 @@ impl std::fmt::Debug for MountOptions {
             .field("source", &self.source)
             .field("threads", &self.threads)
             .field("workers", &self.workers)
+            .field("poll_for", &self.poll_for)
             .field("allow_other", &self.allow_other)
             .field("noatime", &self.noatime)
             .finish_non_exhaustive()
@@ -165,10 +173,12 @@ impl Session {
         let own = connection.try_clone()?;
         let workers = Arc::new(Workers::new(options.workers));
         let (gone, all_gone) = std::sync::mpsc::channel::<()>();
+        let privileges = Arc::new(Privileges::default());
         let dispatcher = Dispatcher::new(
             fs,
             Arc::clone(&workers),
             Arc::clone(&options.clock),
+            Arc::clone(&privileges),
             // The channel closes when the closure goes, called or not.
             Box::new(move || drop(gone)),
         );
@@ -176,8 +186,10 @@ impl Session {
         config.n_threads = Some(options.threads.max(1));
         // A clone is made by opening the device, which not every user of fusermount3 may.
         config.clone_fd = mount_point::open_device().is_ok();
+        config.poll_for = Some(options.poll_for);
         // Who may come in is the kernel's matter (allow_other), so fuser lets everybody in.
         let session = fuser::Session::from_fd(dispatcher, connection, SessionACL::All, config)?;
+        privileges.notify_with(session.notifier());
         if let Err(e) = mount_point::set_readahead(&device, REQUEST_SIZE) {
             tracing::debug!(error = %e, "readahead stays at the kernel's default");
         }

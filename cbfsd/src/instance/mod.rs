@@ -60,10 +60,10 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            flush_rows: 40_000,
-            flush_bytes: 12 << 20,
-            flush_every: Duration::from_secs(1),
-            dirty_limit: 48 << 20,
+            flush_rows: 150_000,
+            flush_bytes: 32 << 20,
+            flush_every: Duration::from_secs(5),
+            dirty_limit: 80 << 20,
             cache_limit: 32 << 20,
             sync_every: Duration::from_secs(5),
             noatime: false,

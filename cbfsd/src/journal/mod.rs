@@ -26,6 +26,12 @@ use std::sync::Arc;
 /// A segment is closed when it has grown to this many bytes.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 
+/// Space prepared ahead of the records, in bytes, while programs call fsync often: see [`Journal::prepare`].
+const PREPARED_BYTES: u64 = 256 << 10;
+
+/// Syncs within [`PREPARED_BYTES`] of records that are called often.
+const MANY_SYNCS: u64 = 4;
+
 /// Name of the segment whose first record has `xid`.
 pub fn segment_name(xid: Xid) -> String {
     format!("{:016x}.log", xid.0)
@@ -39,11 +45,16 @@ pub struct Journal {
     last: Xid,
     last_time: Timestamp,
     buffer: Vec<u8>,
+    /// The segment has zeros from `offset` up to here.
+    prepared_to: u64,
+    /// Where in the segment, and after how many syncs, the frequency of syncs was last looked at.
+    looked: (u64, u64),
     shared: Arc<Syncer>,
 }
 
 /// Makes the journal durable, from any thread; callers at the same time share one fdatasync.
 pub struct Syncer {
+    dir: PathBuf,
     state: Mutex<SyncState>,
     done: Condvar,
 }
@@ -51,8 +62,12 @@ pub struct Syncer {
 struct SyncState {
     /// Segments with unsynced records, oldest first, each with the last xid in it.
     pending: Vec<(Arc<File>, Xid)>,
+    /// A segment was begun whose name is not durable yet.
+    new_name: bool,
     /// Everything up to here survives power loss.
     synced: Xid,
+    /// Times that the journal was made durable.
+    syncs: u64,
     /// A thread is in fdatasync.
     busy: bool,
     /// A failed fdatasync: nothing after `synced` can be trusted ever again.
@@ -69,7 +84,9 @@ impl Journal {
             })?);
         let state = SyncState {
             pending: Vec::new(),
+            new_name: true,
             synced: last,
+            syncs: 0,
             busy: false,
             poisoned: None,
         };
@@ -80,7 +97,10 @@ impl Journal {
             last,
             last_time: Timestamp(0),
             buffer: Vec::with_capacity(64 << 10),
+            prepared_to: 0,
+            looked: (0, 0),
             shared: Arc::new(Syncer {
+                dir: dir.to_owned(),
                 state: Mutex::new(state),
                 done: Condvar::new(),
             }),
@@ -117,6 +137,7 @@ impl Journal {
         }
         if let Err(e) = self.file.write_all_at(&self.buffer, self.offset) {
             // A torn record must not stand before later ones: recovery would cut those off too.
+            self.prepared_to = self.prepared_to.min(self.offset);
             if let Err(cut) = self.file.set_len(self.offset) {
                 self.shared
                     .poison(&format!("a torn record could not be removed: {cut}"));
@@ -126,12 +147,42 @@ impl Journal {
         self.offset += self.buffer.len() as u64;
         self.last = xid;
         self.last_time = time;
-        let mut state = self.shared.state.lock();
-        match state.pending.last_mut() {
-            Some((file, last)) if Arc::ptr_eq(file, &self.file) => *last = xid,
-            _ => state.pending.push((Arc::clone(&self.file), xid)),
+        let syncs = {
+            let mut state = self.shared.state.lock();
+            match state.pending.last_mut() {
+                Some((file, last)) if Arc::ptr_eq(file, &self.file) => *last = xid,
+                _ => state.pending.push((Arc::clone(&self.file), xid)),
+            }
+            state.syncs
+        };
+        if self.offset >= self.prepared_to {
+            self.prepare(syncs);
         }
         Ok(())
+    }
+
+    /// Write zeros ahead of the records if the journal is synced often. A record that overwrites blocks of
+    /// the file needs no new block and no new file size, so its fdatasync is a plain write; otherwise it
+    /// takes a transaction of the disk's file system as well. (PostgreSQL recycles its log for that reason.)
+    fn prepare(&mut self, syncs: u64) {
+        let (at, before) = self.looked;
+        if syncs.saturating_sub(before) < MANY_SYNCS {
+            if self.offset >= at + PREPARED_BYTES {
+                self.looked = (self.offset, syncs);
+            }
+            return;
+        }
+        self.looked = (self.offset, syncs);
+        let to = (self.offset + PREPARED_BYTES).min(SEGMENT_BYTES);
+        self.buffer.clear();
+        self.buffer
+            .resize(to.saturating_sub(self.offset) as usize, 0);
+        match self.file.write_all_at(&self.buffer, self.offset) {
+            Ok(()) => self.prepared_to = to,
+            // Only speed: the records themselves say whether there is space.
+            Err(e) => tracing::debug!("no space was prepared in the journal: {e}"),
+        }
+        self.buffer.shrink_to(64 << 10);
     }
 
     /// Note in the segment that all of it so far is durable, if `synced` says so. Not an
@@ -146,6 +197,7 @@ impl Journal {
         }];
         record::encode(self.last, self.last_time, &mark, &mut self.buffer);
         if let Err(e) = self.file.write_all_at(&self.buffer, self.offset) {
+            self.prepared_to = self.prepared_to.min(self.offset);
             self.file.set_len(self.offset)?;
             return Err(e);
         }
@@ -159,8 +211,18 @@ impl Journal {
             return Ok(());
         }
         let next = new_segment(&self.dir, self.last.next())?;
+        if self.prepared_to > self.offset {
+            // Readers take zeros for the end; this only gives the space back.
+            if let Err(e) = self.file.set_len(self.offset) {
+                tracing::debug!("prepared space of a closed segment is kept: {e}");
+            }
+        }
+        // A cut rolls inside the gate: nobody waits there for the disk.
+        self.shared.state.lock().new_name = true;
         self.file = Arc::new(next);
         self.offset = record::MAGIC.len() as u64;
+        self.prepared_to = 0;
+        self.looked.0 = 0;
         Ok(())
     }
 }
@@ -187,8 +249,13 @@ impl Syncer {
             }
             state.busy = true;
             let work = std::mem::take(&mut state.pending);
+            let new_name = std::mem::take(&mut state.new_name);
             drop(state);
             let result = first().and_then(|()| {
+                if new_name {
+                    durable_file::sync_dir(&self.dir)
+                        .context(|| "the journal directory could not be synced".into())?;
+                }
                 let synced = work.iter().try_for_each(|(file, _)| file.sync_data());
                 synced.context(|| "fdatasync failed".into())
             });
@@ -196,6 +263,7 @@ impl Syncer {
             state.busy = false;
             match result {
                 Ok(()) => {
+                    state.syncs += 1;
                     if let Some((_, last)) = work.last() {
                         state.synced = state.synced.max(*last);
                     }
@@ -226,6 +294,7 @@ impl Syncer {
     }
 }
 
+/// Its name is durable after the next sync.
 fn new_segment(dir: &Path, first: Xid) -> io::Result<File> {
     let path = dir.join(segment_name(first));
     let file = OpenOptions::new()
@@ -234,7 +303,6 @@ fn new_segment(dir: &Path, first: Xid) -> io::Result<File> {
         .truncate(true)
         .open(path)?;
     file.write_all_at(record::MAGIC, 0)?;
-    durable_file::sync_dir(dir)?;
     Ok(file)
 }
 

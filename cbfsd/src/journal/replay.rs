@@ -195,6 +195,45 @@ mod tests {
     }
 
     #[test]
+    fn space_prepared_for_frequent_syncs_reads_as_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), Xid(0)).unwrap();
+        let path = dir.path().join(super::super::segment_name(Xid(1)));
+        let length = || std::fs::metadata(&path).unwrap().len();
+        for n in 1..=40 {
+            journal.append(Xid(n), Timestamp(0), &destroy(n)).unwrap();
+            journal.syncer().sync(Xid(n), &|| Ok(())).unwrap();
+        }
+        let prepared = length();
+        assert!(prepared > 100 << 10, "nothing was prepared: {prepared}");
+        assert_eq!(read_all(dir.path()).unwrap(), Vec::from_iter(1..=40));
+        // A page of an unsynced record that did not reach the disk, before one that did.
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[7; 16], prepared - 100).unwrap();
+        assert_eq!(read_all(dir.path()).unwrap(), Vec::from_iter(1..=40));
+        file.write_all_at(&[0; 16], prepared - 100).unwrap();
+        journal.roll().unwrap();
+        assert!(
+            length() < 10_000,
+            "a closed segment keeps its prepared space"
+        );
+        assert_eq!(read_all(dir.path()).unwrap(), Vec::from_iter(1..=40));
+    }
+
+    #[test]
+    fn without_frequent_syncs_nothing_is_prepared() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), Xid(0)).unwrap();
+        for n in 1..=20_000 {
+            journal.append(Xid(n), Timestamp(0), &destroy(n)).unwrap();
+        }
+        let path = dir.path().join(super::super::segment_name(Xid(1)));
+        let mut reader = SegmentReader::open(&path).unwrap();
+        while reader.next_record().unwrap().is_some() {}
+        assert_eq!(reader.position(), std::fs::metadata(&path).unwrap().len());
+    }
+
+    #[test]
     fn ranges_skip_segments_and_trimming_keeps_what_is_needed() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(dir.path(), Xid(0)).unwrap();

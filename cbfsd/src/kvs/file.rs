@@ -50,7 +50,7 @@ impl KvsFile {
         conn.set_prepared_statement_cache_capacity(64);
         conn.execute_batch(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;
-             PRAGMA cache_size=-8192; PRAGMA wal_autocheckpoint=4000; PRAGMA busy_timeout=5000;",
+             PRAGMA cache_size=-8192; PRAGMA wal_autocheckpoint=16000; PRAGMA busy_timeout=5000;",
         )
         .context(describe)?;
         let version: i64 = conn

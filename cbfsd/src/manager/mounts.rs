@@ -216,6 +216,7 @@ impl Manager {
         let options = MountOptions {
             source: format!("cbfs:{}", open.instance.id()),
             noatime: open.config.lock().noatime,
+            poll_for: cbfs_core::environment::fuse_poll()?,
             clock: Arc::new(move || clock.now().0),
             ..MountOptions::default()
         };

@@ -27,20 +27,24 @@ use super::answer::{
 };
 use super::conversion::{Entry, checked, entry, known, nanos_from_fuser};
 use super::listing::{Listing, Plain, Plus, Unattributed};
+use super::privileges::{Privileges, with_privileges_dropped};
 use super::workers::Workers;
 use super::{Clock, REQUEST_SIZE};
 use crate::{Caller, Errno, FileSystem, OpResult, Patience, Refusal, SetAttributes};
 
 /// What the session asks of the kernel, each only if it is offered. Not asked for, on purpose:
 /// WRITEBACK_CACHE (a killed daemon would lose acknowledged writes), AUTO_INVAL_DATA (only this
-/// session changes the files; followers invalidate explicitly), HANDLE_KILLPRIV and _V2 (the
-/// kernel clears suid bits itself), POSIX_LOCKS and FLOCK_LOCKS (locks stay in the kernel),
+/// session changes the files; followers invalidate explicitly), POSIX_LOCKS and FLOCK_LOCKS (locks stay in the kernel),
 /// ATOMIC_O_TRUNC (needs open), EXPORT_SUPPORT, ABORT_ERROR.
+///
+/// HANDLE_KILLPRIV_V2: without it the kernel asks for `security.capability` before every single write. With
+/// it, it asks once per inode, and the session takes the suid and sgid bits away where the kernel says so (see
+/// `privileges`).
 ///
 /// READDIRPLUS_AUTO: the first request of a listing brings attributes, the following ones only if
 /// entries are being stat'ed meanwhile. So `ls -l` gets them all, and `find` in a directory of a
 /// million names does not load a million inodes.
-const WANTED: [InitFlags; 13] = [
+const WANTED: [InitFlags; 14] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_DONT_MASK,
@@ -54,6 +58,7 @@ const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     InitFlags::FUSE_SETXATTR_EXT,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
 ];
 
 /// Readahead and similar requests the kernel may have under way at once.
@@ -75,6 +80,7 @@ pub(super) struct Dispatcher {
     workers: Arc<Workers>,
     clock: Clock,
     unattributed: Arc<Unattributed>,
+    privileges: Arc<Privileges>,
     /// The kernel says with each access ACL whether the sgid bit goes (Linux 5.13 and later).
     kill_sgid_is_told: bool,
     /// Called when no session thread is left.
@@ -108,6 +114,7 @@ impl Dispatcher {
         fs: Arc<dyn FileSystem>,
         workers: Arc<Workers>,
         clock: Clock,
+        privileges: Arc<Privileges>,
         at_end: Box<dyn FnOnce() + Send + Sync>,
     ) -> Dispatcher {
         let unattributed = Arc::default();
@@ -116,6 +123,7 @@ impl Dispatcher {
             workers,
             clock,
             unattributed,
+            privileges,
             kill_sgid_is_told: false,
             at_end: Some(at_end),
         }
@@ -312,10 +320,11 @@ impl Filesystem for Dispatcher {
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
+        flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
         let caller = caller(request);
+        let kill = flags.is_some_and(|flags| flags.contains(BsdFileFlags::KILL_SUIDGID));
         let change = SetAttributes {
             mode: mode.map(|mode| mode & 0o7777),
             uid,
@@ -331,7 +340,14 @@ impl Filesystem for Dispatcher {
             reply,
             answer_attributes,
             [],
-            |fs, patience| known(fs, &fs.setattr(patience, caller, ino.0, &change)?)
+            |fs, patience| {
+                let change = if kill {
+                    with_privileges_dropped(fs, patience, caller, ino.0, &change)?
+                } else {
+                    change
+                };
+                known(fs, &fs.setattr(patience, caller, ino.0, &change)?)
+            }
         );
     }
 
@@ -536,16 +552,18 @@ impl Filesystem for Dispatcher {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let (caller, privileges) = (caller(request), Arc::clone(&self.privileges));
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         serve!(
             self,
             "write",
@@ -554,6 +572,9 @@ impl Filesystem for Dispatcher {
             [data],
             |fs, patience| {
                 let size = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
+                if kill {
+                    privileges.take_away(fs, patience, caller, ino.0)?;
+                }
                 fs.write(patience, ino.0, offset, data).map(|()| size)
             }
         );
@@ -723,7 +744,7 @@ impl Filesystem for Dispatcher {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -731,13 +752,19 @@ impl Filesystem for Dispatcher {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let (caller, privileges) = (caller(request), Arc::clone(&self.privileges));
         serve!(
             self,
             "fallocate",
             reply,
             answer_empty,
             [],
-            |fs, patience| fs.fallocate(patience, ino.0, offset, length, mode.cast_unsigned())
+            |fs, patience| {
+                if caller.uid != 0 {
+                    privileges.take_away(fs, patience, caller, ino.0)?;
+                }
+                fs.fallocate(patience, ino.0, offset, length, mode.cast_unsigned())
+            }
         );
     }
 
@@ -761,7 +788,7 @@ impl Filesystem for Dispatcher {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         ino_in: INodeNo,
         _fh_in: FileHandle,
         offset_in: u64,
@@ -772,6 +799,7 @@ impl Filesystem for Dispatcher {
         flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let (caller, privileges) = (caller(request), Arc::clone(&self.privileges));
         serve!(
             self,
             "copy_file_range",
@@ -781,6 +809,9 @@ impl Filesystem for Dispatcher {
             |fs, patience| {
                 if !flags.is_empty() {
                     return Err(Errno::EINVAL.into());
+                }
+                if caller.uid != 0 {
+                    privileges.take_away(fs, patience, caller, ino_out.0)?;
                 }
                 let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
                 let copied = fs.copy_range(patience, from, to, len.min(COPY_MAX))?;

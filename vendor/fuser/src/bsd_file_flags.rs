@@ -4,6 +4,9 @@ bitflags! {
     /// `chflags(2)`, only used on macOS.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     pub struct BsdFileFlags: u32 {
+        /// CBFS: on Linux, with `FUSE_HANDLE_KILLPRIV_V2`: the suid bit goes, and the sgid bit if the group may execute.
+        #[cfg(target_os = "linux")]
+        const KILL_SUIDGID = 1;
         /// Do not dump the file.
         #[cfg(target_os = "macos")]
         const UF_NODUMP = libc::UF_NODUMP;

@@ -47,6 +47,26 @@ impl Channel {
         }
     }
 
+    /// CBFS: receives a request if there is one; the channel must be nonblocking.
+    pub(crate) fn receive_now(&self, buffer: &mut [u8]) -> nix::Result<Option<usize>> {
+        match self.receive(buffer) {
+            Ok(size) => Ok(Some(size)),
+            Err(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// CBFS: whether [`Channel::receive`] waits for a request. For all that share the open file.
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> nix::Result<()> {
+        use nix::fcntl::FcntlArg;
+        use nix::fcntl::OFlag;
+        use nix::fcntl::fcntl;
+
+        let mut flags = OFlag::from_bits_retain(fcntl(&self.0, FcntlArg::F_GETFL)?);
+        flags.set(OFlag::O_NONBLOCK, nonblocking);
+        fcntl(&self.0, FcntlArg::F_SETFL(flags)).map(drop)
+    }
+
     /// Returns a sender object for this channel. The sender object can be
     /// used to send to the channel. Multiple sender objects can be used
     /// and they can safely be sent to other threads.

@@ -82,6 +82,7 @@ pub use crate::session::SessionUnmounter;
 
 mod access_flags;
 mod bsd_file_flags;
+mod attendance;
 mod channel;
 mod dev_fuse;
 /// Experimental APIs

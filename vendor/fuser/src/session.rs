@@ -30,6 +30,8 @@ use crate::KernelConfig;
 use crate::MountOption;
 use crate::ReplyEmpty;
 use crate::Request;
+use crate::attendance::Attendance;
+use crate::attendance::Reader;
 use crate::channel::Channel;
 use crate::channel::ChannelSender;
 use crate::dev_fuse::DevFuse;
@@ -289,6 +291,9 @@ impl<FS: Filesystem> Session<FS> {
         channels.push(ch);
 
         let mut threads = Vec::with_capacity(n_threads);
+        // CBFS: without clones the threads share one open file, and so its O_NONBLOCK.
+        let poll_for = config.poll_for.filter(|_| config.clone_fd);
+        let attendance = Arc::new(Attendance::new(poll_for.unwrap_or_default()));
 
         for (i, ch) in channels.into_iter().enumerate() {
             let thread_name = format!("fuser-{i}");
@@ -296,6 +301,7 @@ impl<FS: Filesystem> Session<FS> {
                 thread_name: thread_name.clone(),
                 filesystem: filesystem.clone(),
                 ch,
+                attendance: attendance.clone(),
                 allowed,
                 session_owner,
             };
@@ -515,6 +521,7 @@ pub(crate) struct SessionEventLoop<FS: Filesystem> {
     /// Cache thread name for faster `debug!`.
     pub(crate) thread_name: String,
     pub(crate) ch: Channel,
+    pub(crate) attendance: Arc<Attendance>,
     pub(crate) filesystem: Arc<FilesystemHolder<FS>>,
     pub(crate) allowed: SessionACL,
     pub(crate) session_owner: Uid,
@@ -526,10 +533,11 @@ impl<FS: Filesystem> SessionEventLoop<FS> {
         // it is reused immediately after dispatching to conserve memory and allocations.
         let mut buf = FuseReadBuf::new();
         let buf = buf.as_mut();
+        let mut reader = Reader::new(&self.ch, &self.attendance);
         loop {
             // Read the next request from the given channel to kernel driver
             // The kernel driver makes sure that we get exactly one request per read
-            match self.ch.receive_retrying(buf) {
+            match reader.next(buf) {
                 Ok(size) => match RequestWithSender::new(self.ch.sender(), &buf[..size]) {
                     // Dispatch request
                     Some(req) => {

@@ -479,8 +479,11 @@ mod op {
             } else {
                 None
             }
-            #[cfg(not(target_os = "macos"))]
-            None
+            // CBFS: Linux has no such flags, but says here what is to be done about suid bits.
+            #[cfg(target_os = "linux")]
+            self.valid()
+                .contains(FattrFlags::FATTR_KILL_SUIDGID)
+                .then_some(BsdFileFlags::KILL_SUIDGID)
         }
 
         // TODO: Why does *set*attr want to have an attr response?

@@ -18,6 +18,9 @@ pub struct Config {
     /// This enables more efficient request processing
     /// when multiple threads are used. Requires Linux 4.5+.
     pub clone_fd: bool,
+    /// CBFS: while requests follow each other closely, one thread polls for the next one for this
+    /// long before it sleeps. None or zero: threads always sleep. Needs `clone_fd`.
+    pub poll_for: Option<std::time::Duration>,
 }
 
 /// Mount options accepted by the FUSE filesystem type
