@@ -161,7 +161,8 @@ impl World<'_> {
             .filter(|n| !self.snapshots[*n].compared)
             .take(COMPARED_AT_THE_END)
             .collect();
-        open.into_iter().try_for_each(|n| self.compare_snapshot(n))?;
+        open.into_iter()
+            .try_for_each(|n| self.compare_snapshot(n))?;
         self.step(&Operation::Remount)
             .map_err(|why| format!("after a remount at the end: {why}"))
     }
@@ -169,16 +170,18 @@ impl World<'_> {
 
 fn same_answer(found: &Outcome, wanted: &Outcome) -> Result<(), String> {
     match (found, wanted) {
-        (Ok(Answer::Bytes(found)), Ok(Answer::Bytes(wanted))) => {
-            compare::same_bytes(found, wanted)
-        }
+        (Ok(Answer::Bytes(found)), Ok(Answer::Bytes(wanted))) => compare::same_bytes(found, wanted),
         (found, wanted) if found == wanted => Ok(()),
         (found, wanted) => {
             let text = |outcome: &Outcome| match outcome {
                 Ok(answer) => format!("{answer:?}"),
                 Err(e) => compare::named(*e),
             };
-            Err(format!("answers {} instead of {}", text(found), text(wanted)))
+            Err(format!(
+                "answers {} instead of {}",
+                text(found),
+                text(wanted)
+            ))
         }
     }
 }

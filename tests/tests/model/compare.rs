@@ -30,7 +30,10 @@ fn look(root: &Path, tree: &mut Tree, place: &Place) -> Result<(), String> {
     let found = rustix::fs::lstat(&path).map(|_| ());
     let wanted = tree.find(place);
     if found != wanted.map(|_| ()) {
-        return Err(format!("stat {:?} answers {found:?} instead of {wanted:?}", place.0));
+        return Err(format!(
+            "stat {:?} answers {found:?} instead of {wanted:?}",
+            place.0
+        ));
     }
     let Ok(id) = wanted else { return Ok(()) };
     let about = fs::symlink_metadata(&path).map_err(|e| format!("{}: {e}", place.0))?;

@@ -32,7 +32,9 @@ use std::fs;
 use std::path::Path;
 
 /// Cases of a plain `cargo test`.
-const CASES: u32 = 40;
+const CASES: u32 = 24;
+/// Most operations of a case.
+const LONGEST: usize = 300;
 /// Runs that shrinking may take.
 const SHRINKING: u32 = 600;
 
@@ -72,7 +74,7 @@ fn a_mount_does_what_the_model_says_through_kills_remounts_and_snapshots() {
         text.parse().expect("CBFS_TESTS_MODEL_CASES is a number")
     });
     let runner = TestRunner::new(configuration(cases));
-    let Err((why, case)) = search(runner, 120, &honest) else {
+    let Err((why, case)) = search(runner, LONGEST, &honest) else {
         return;
     };
     let replay = print(&case);

@@ -175,11 +175,9 @@ impl Mounted {
                 let mode = fs::Permissions::from_mode(tree.allowed_mode(*mode));
                 io_done(fs::set_permissions(self.path(at), mode))
             }
-            O::Chown { at, uid, gid } => io_done(std::os::unix::fs::lchown(
-                self.path(at),
-                Some(*uid),
-                *gid,
-            )),
+            O::Chown { at, uid, gid } => {
+                io_done(std::os::unix::fs::lchown(self.path(at), Some(*uid), *gid))
+            }
             O::SetTimes { at, atime, mtime } => {
                 let times = Timestamps {
                     last_access: atime.map_or(OMIT, timespec),
@@ -198,11 +196,10 @@ impl Mounted {
                 }
                 Ok(Answer::Names(names))
             }
-            O::Fsync { at } => {
-                rustix::fs::fsync(self.open(at, OFlags::RDONLY, 0)?).map(done)
-            }
+            O::Fsync { at } => rustix::fs::fsync(self.open(at, OFlags::RDONLY, 0)?).map(done),
             O::Open { slot, at } => {
-                self.slots[*slot] = Some(self.open(at, OFlags::RDWR, 0)?);
+                let file = self.open(at, OFlags::RDWR | OFlags::CREATE, 0o644)?;
+                self.slots[*slot] = Some(file);
                 Ok(Answer::Done)
             }
             O::WriteOpen {
@@ -229,16 +226,13 @@ impl Mounted {
             }
             O::Disperse { at, every } => {
                 let names = (0..MOST_IN_CROWD).step_by(*every as usize);
-                let gone = names.map(|n| {
-                    rustix::fs::unlink(self.path(&at.join(&crowd_name(n)))).map(done)
-                });
+                let gone = names
+                    .map(|n| rustix::fs::unlink(self.path(&at.join(&crowd_name(n)))).map(done));
                 count_done(gone, Errno::NOENT)
             }
-            O::Snapshot { .. }
-            | O::CompareSnapshot { .. }
-            | O::Kill
-            | O::Restart
-            | O::Remount => unreachable!("not an operation on files"),
+            O::Snapshot { .. } | O::CompareSnapshot { .. } | O::Kill | O::Restart | O::Remount => {
+                unreachable!("not an operation on files")
+            }
         }
     }
 }

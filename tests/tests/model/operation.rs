@@ -142,7 +142,7 @@ pub(crate) enum Operation {
     Read { at: Place },
     List { at: Place },
     Fsync { at: Place },
-    /// Open for reading and writing; what the slot held is closed.
+    /// Open for reading and writing, creating it if need be; what the slot held is closed.
     Open { slot: usize, at: Place },
     WriteOpen { slot: usize, offset: u64, bytes: Bytes },
     TruncateOpen { slot: usize, size: u64 },

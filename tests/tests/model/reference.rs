@@ -263,6 +263,14 @@ impl Tree {
         Ok(Answer::Done)
     }
 
+    /// `O_CREAT` without `O_EXCL`. Errors are those of the open that follows.
+    fn create_if_free(&mut self, at: &Place) -> Outcome {
+        if self.free(at).is_ok() {
+            self.create(at, Kind::File(Arc::default()), 0o644)?;
+        }
+        Ok(Answer::Done)
+    }
+
     fn contents(&mut self, id: Id) -> &mut Vec<u8> {
         let inode = self.inode(id);
         (inode.mtime, inode.ctime) = (None, None);
@@ -444,8 +452,8 @@ impl Tree {
                 bytes,
                 create,
             } => {
-                if *create && self.find(at) == Err(Errno::NOENT) && self.free(at).is_ok() {
-                    self.create(at, Kind::File(Arc::default()), 0o644)?;
+                if *create {
+                    self.create_if_free(at)?;
                 }
                 let id = self.open_file(at)?;
                 self.write(id, *offset, &bytes.make());
@@ -558,6 +566,7 @@ impl Tree {
             }
             O::Fsync { at } => self.open_to_read(at).map(|_| Answer::Done),
             O::Open { slot, at } => {
+                self.create_if_free(at)?;
                 let id = self.open_file(at)?;
                 if let Some(old) = self.slots[*slot].replace(id) {
                     self.drop_if_unused(old);
@@ -601,11 +610,9 @@ impl Tree {
                 });
                 count_done(gone, Errno::NOENT)
             }
-            O::Snapshot { .. }
-            | O::CompareSnapshot { .. }
-            | O::Kill
-            | O::Restart
-            | O::Remount => unreachable!("not an operation on files"),
+            O::Snapshot { .. } | O::CompareSnapshot { .. } | O::Kill | O::Restart | O::Remount => {
+                unreachable!("not an operation on files")
+            }
         }
     }
 }

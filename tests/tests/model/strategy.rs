@@ -16,7 +16,7 @@ const EDGES: [u64; 6] = [0, 4_096, 16_384, 1 << 20, 2 << 20, (2 << 20) + 16_384]
 const FARTHEST: u64 = 5 << 19;
 
 /// Slots for open files.
-pub(crate) const SLOTS: usize = 3;
+pub(crate) const SLOTS: usize = 2;
 
 pub(crate) fn case(longest: usize) -> impl Strategy<Value = Case> {
     let case = (any::<bool>(), vec(operation(), 1..=longest));
@@ -26,16 +26,51 @@ pub(crate) fn case(longest: usize) -> impl Strategy<Value = Case> {
     })
 }
 
-fn place() -> impl Strategy<Value = Place> {
-    let name = prop_oneof![4 => Just("a"), 4 => Just("b"), 2 => Just("c"), 1 => Just("L")];
-    let depth = prop_oneof![5 => Just(1_usize), 4 => Just(2), 2 => Just(3)];
-    depth
-        .prop_flat_map(move |depth| vec(name.clone(), depth))
-        .prop_map(|names| Place(names.join("/")))
+/// Mostly a file's place: files and directories have names of their own, so that most operations
+/// find what they are meant for, and all the errors come up as well.
+fn file() -> BoxedStrategy<Place> {
+    let name =
+        prop_oneof![6 => Just("a"), 5 => Just("b"), 2 => Just("c"), 1 => Just("L"), 1 => Just("d")];
+    below(name.boxed())
 }
 
-fn place_or_root() -> impl Strategy<Value = Place> {
-    prop_oneof![1 => Just(Place(String::new())), 8 => place()]
+fn directory() -> BoxedStrategy<Place> {
+    let name = prop_oneof![6 => Just("d"), 3 => Just("e"), 1 => Just("a")];
+    below(name.boxed())
+}
+
+/// A name at the root or in a directory.
+fn below(name: BoxedStrategy<&'static str>) -> BoxedStrategy<Place> {
+    let depth = prop_oneof![6 => Just(0_usize), 4 => Just(1), 1 => Just(2)];
+    let inside = prop_oneof![8 => Just("d"), 3 => Just("e"), 1 => Just("b")];
+    depth
+        .prop_flat_map(move |depth| (vec(inside.clone(), depth), name.clone()))
+        .prop_map(|(inside, name)| {
+            Place(
+                inside
+                    .into_iter()
+                    .chain([name])
+                    .collect::<Vec<_>>()
+                    .join("/"),
+            )
+        })
+        .boxed()
+}
+
+fn any_place() -> BoxedStrategy<Place> {
+    prop_oneof![3 => file(), 2 => directory()].boxed()
+}
+
+fn place_or_root() -> BoxedStrategy<Place> {
+    prop_oneof![1 => Just(Place(String::new())), 6 => any_place()].boxed()
+}
+
+fn directory_or_root() -> BoxedStrategy<Place> {
+    prop_oneof![1 => Just(Place(String::new())), 4 => directory(), 1 => file()].boxed()
+}
+
+fn pair() -> BoxedStrategy<(Place, Place)> {
+    prop_oneof![6 => (file(), file()), 3 => (directory(), directory()), 1 => (any_place(), any_place())].boxed()
 }
 
 fn offset() -> impl Strategy<Value = u64> {
@@ -90,7 +125,6 @@ fn stamp() -> impl Strategy<Value = Stamp> {
 
 #[rustfmt::skip] // a table
 fn operation() -> impl Strategy<Value = O> {
-    let pair = || (place(), place());
     let renaming = prop_oneof![3 => Just(Renaming::Plain), 1 => Just(Renaming::NoReplace), 2 => Just(Renaming::Exchange)];
     let allocation = prop::sample::select(&[Allocation::Grow, Allocation::Keep, Allocation::Punch, Allocation::Zero, Allocation::ZeroKeep][..]);
     let setting = prop_oneof![3 => Just(Setting::Any), 1 => Just(Setting::Create), 1 => Just(Setting::Replace)];
@@ -99,35 +133,35 @@ fn operation() -> impl Strategy<Value = O> {
     let value = (0..1_000_000_u64, value).prop_map(|(seed, length)| Bytes { seed, length });
     let slot = || 0..SLOTS;
     Union::new_weighted(vec![
-        (60, (place(), mode()).prop_map(|(at, mode)| O::Create { at, mode }).boxed()),
-        (60, (place(), mode()).prop_map(|(at, mode)| O::Mkdir { at, mode }).boxed()),
-        (10, (place(), mode(), special).prop_map(|(at, mode, special)| O::Mknod { at, mode, special }).boxed()),
-        (15, (place(), prop_oneof![3 => 1..60_usize, 1 => Just(4_000)]).prop_map(|(at, length)| O::Symlink { at, length }).boxed()),
-        (40, pair().prop_map(|(from, to)| O::Link { from, to }).boxed()),
-        (40, place().prop_map(|at| O::Unlink { at }).boxed()),
-        (20, place().prop_map(|at| O::Rmdir { at }).boxed()),
-        (70, (place(), place(), renaming).prop_map(|(from, to, how)| O::Rename { from, to, how }).boxed()),
-        (150, (place(), offset(), bytes(), any::<bool>()).prop_map(|(at, offset, bytes, create)| O::Write { at, offset, bytes, create }).boxed()),
-        (30, (place(), bytes()).prop_map(|(at, bytes)| O::Append { at, bytes }).boxed()),
-        (60, (place(), offset()).prop_map(|(at, size)| O::Truncate { at, size }).boxed()),
-        (50, (place(), allocation, offset(), length()).prop_map(|(at, how, offset, length)| O::Allocate { at, how, offset, length }).boxed()),
-        (30, (place(), place(), offset(), offset(), length()).prop_map(|(from, to, from_offset, to_offset, length)| O::CopyRange { from, to, from_offset, to_offset, length }).boxed()),
+        (60, (file(), mode()).prop_map(|(at, mode)| O::Create { at, mode }).boxed()),
+        (60, (directory(), mode()).prop_map(|(at, mode)| O::Mkdir { at, mode }).boxed()),
+        (8, (file(), mode(), special).prop_map(|(at, mode, special)| O::Mknod { at, mode, special }).boxed()),
+        (8, (file(), prop_oneof![3 => 1..60_usize, 1 => Just(4_000)]).prop_map(|(at, length)| O::Symlink { at, length }).boxed()),
+        (30, (file(), file()).prop_map(|(from, to)| O::Link { from, to }).boxed()),
+        (35, file().prop_map(|at| O::Unlink { at }).boxed()),
+        (15, directory().prop_map(|at| O::Rmdir { at }).boxed()),
+        (70, (pair(), renaming).prop_map(|((from, to), how)| O::Rename { from, to, how }).boxed()),
+        (150, (file(), offset(), bytes(), prop::bool::weighted(0.7)).prop_map(|(at, offset, bytes, create)| O::Write { at, offset, bytes, create }).boxed()),
+        (30, (file(), bytes()).prop_map(|(at, bytes)| O::Append { at, bytes }).boxed()),
+        (60, (file(), offset()).prop_map(|(at, size)| O::Truncate { at, size }).boxed()),
+        (50, (file(), allocation, offset(), length()).prop_map(|(at, how, offset, length)| O::Allocate { at, how, offset, length }).boxed()),
+        (30, (file(), file(), offset(), offset(), length()).prop_map(|(from, to, from_offset, to_offset, length)| O::CopyRange { from, to, from_offset, to_offset, length }).boxed()),
         (30, (place_or_root(), xattr_name(), value, setting).prop_map(|(at, name, value, how)| O::SetXattr { at, name, value, how }).boxed()),
         (15, (place_or_root(), xattr_name()).prop_map(|(at, name)| O::RemoveXattr { at, name }).boxed()),
         (25, (place_or_root(), mode()).prop_map(|(at, mode)| O::Chmod { at, mode }).boxed()),
         (20, (place_or_root(), 0..3_u32, option::of(0..3_u32)).prop_map(|(at, uid, gid)| O::Chown { at, uid, gid }).boxed()),
         (20, (place_or_root(), option::of(stamp()), stamp()).prop_map(|(at, atime, mtime)| O::SetTimes { at, atime, mtime }).boxed()),
-        (40, place().prop_map(|at| O::Read { at }).boxed()),
-        (20, place_or_root().prop_map(|at| O::List { at }).boxed()),
+        (40, file().prop_map(|at| O::Read { at }).boxed()),
+        (20, directory_or_root().prop_map(|at| O::List { at }).boxed()),
         (20, place_or_root().prop_map(|at| O::Fsync { at }).boxed()),
-        (40, (slot(), place()).prop_map(|(slot, at)| O::Open { slot, at }).boxed()),
+        (30, (slot(), file()).prop_map(|(slot, at)| O::Open { slot, at }).boxed()),
         (40, (slot(), offset(), bytes()).prop_map(|(slot, offset, bytes)| O::WriteOpen { slot, offset, bytes }).boxed()),
         (20, (slot(), offset()).prop_map(|(slot, size)| O::TruncateOpen { slot, size }).boxed()),
         (20, slot().prop_map(|slot| O::ReadOpen { slot }).boxed()),
         (10, slot().prop_map(|slot| O::Close { slot }).boxed()),
-        (6, (place_or_root(), prop_oneof![3 => 1..40_u32, 1 => 500..620_u32]).prop_map(|(at, count)| O::Crowd { at, count }).boxed()),
-        (6, (place_or_root(), 1..4_u32).prop_map(|(at, every)| O::Disperse { at, every }).boxed()),
-        (24, any::<bool>().prop_map(|complete| O::Snapshot { complete }).boxed()),
+        (6, (directory_or_root(), prop_oneof![3 => 1..40_u32, 1 => 500..620_u32]).prop_map(|(at, count)| O::Crowd { at, count }).boxed()),
+        (6, (directory_or_root(), 1..4_u32).prop_map(|(at, every)| O::Disperse { at, every }).boxed()),
+        (16, any::<bool>().prop_map(|complete| O::Snapshot { complete }).boxed()),
         (8, (0..8_usize).prop_map(|nth| O::CompareSnapshot { nth }).boxed()),
         (20, Just(O::Kill).boxed()),
         (8, Just(O::Restart).boxed()),
