@@ -18,6 +18,7 @@
 
 mod case;
 mod compare;
+mod controls;
 mod mounted;
 mod operation;
 mod reference;
@@ -38,10 +39,10 @@ const LONGEST: usize = 300;
 /// Runs that shrinking may take.
 const SHRINKING: u32 = 600;
 
-fn configuration(cases: u32) -> Config {
+fn configuration(cases: u32, shrinking: u32) -> Config {
     Config {
         cases,
-        max_shrink_iters: SHRINKING,
+        max_shrink_iters: shrinking,
         // A seed means nothing once the strategies change; a replay stays what it was.
         failure_persistence: None,
         ..Config::default()
@@ -73,7 +74,7 @@ fn a_mount_does_what_the_model_says_through_kills_remounts_and_snapshots() {
     let cases = cases.map_or(CASES, |text| {
         text.parse().expect("CBFS_TESTS_MODEL_CASES is a number")
     });
-    let runner = TestRunner::new(configuration(cases));
+    let runner = TestRunner::new(configuration(cases, SHRINKING));
     let Err((why, case)) = search(runner, LONGEST, &honest) else {
         return;
     };
