@@ -49,6 +49,15 @@ pub fn scaled(full: u64, less: u64) -> u64 {
     }
 }
 
+/// The most memory the process ever had (`VmHWM`, proc(5)), in bytes.
+pub fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kibibytes = peak.and_then(|p| p.trim().strip_suffix(" kB"));
+    let kibibytes: u64 = kibibytes.and_then(|k| k.parse().ok()).expect("VmHWM");
+    kibibytes << 10
+}
+
 /// Leave the test where nothing can be mounted and `CBFS_TESTS_WITHOUT_FUSE=1` allows that; to
 /// stand at the start of every test that mounts. Without that variable the test fails there.
 #[macro_export]
