@@ -14,6 +14,8 @@
 //! | `CBFS_TESTS_REQUIRE_TOOLS=1` | fail where a program (rsync, jq, ...) is missing, instead of skipping |
 //! | `CBFS_TESTS_CBFSCTL=PATH` | test this program instead of building it |
 //! | `CBFS_TESTS_FULL=1` | full scale also in debug builds, where the daemon is ten times slower |
+//! | `CBFS_TESTS_MODEL_CASES=N` | random cases of the model test |
+//! | `CBFS_TESTS_MODEL_REPLAY=FILE` | the case that its test `replay` runs |
 //! | `CBFS_TEST_BUCKET_URL=URL` | use prefixes below this bucket instead of temporary directories |
 
 // A harness has nobody to report to but the test that uses it: it panics, saying why.

@@ -87,6 +87,8 @@ impl Options {
         };
         given("CBFS_FLUSH_ROWS", &mut options.flush_rows);
         given("CBFS_CACHE_BYTES", &mut options.cache_limit);
+        // An operation needs a handful of rows in memory at once.
+        options.cache_limit = options.cache_limit.max(4096);
         options
     }
 }

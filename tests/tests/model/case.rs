@@ -2,6 +2,7 @@
 
 use crate::compare;
 use crate::mounted::Mounted;
+use crate::neighbour::{NAME, Neighbour};
 use crate::operation::{Operation, Place};
 use crate::reference::{Answer, Kind, Outcome, Tree};
 use cbfs_tests::Master;
@@ -13,6 +14,8 @@ use std::os::unix::fs::MetadataExt;
 pub(crate) struct Case {
     /// The daemon keeps next to nothing in memory: rows go to the files and come back all the time.
     pub small_tables: bool,
+    /// Somebody else changes another directory of the same file system all the while.
+    pub neighbour: bool,
     /// In this order.
     pub operations: Vec<Operation>,
 }
@@ -21,6 +24,8 @@ pub(crate) struct Case {
 const COMPARED_AT_THE_END: usize = 2;
 
 struct World<'a> {
+    /// Ends before its mount does.
+    neighbour: Option<Neighbour>,
     master: Master,
     mounted: Mounted,
     tree: Tree,
@@ -53,7 +58,14 @@ pub(crate) fn run(case: &Case, tamper: &dyn Fn(&mut Tree, &Operation)) -> Result
         snapshots: Vec::new(),
         master,
         tamper,
+        neighbour: None,
     };
+    if case.neighbour {
+        let about = fs::metadata(world.master.dir(NAME)).expect("the neighbour's directory");
+        let owner = (about.uid(), about.gid());
+        world.tree.add_foreign(NAME, about.mode() & 0o7777, owner);
+        world.neighbour = Some(Neighbour::of(&world.master.mnt));
+    }
     for (n, operation) in case.operations.iter().enumerate() {
         world
             .step(operation)
@@ -81,7 +93,10 @@ impl World<'_> {
             Operation::Remount => {
                 self.learn()?;
                 self.mounted.close_all();
+                // Its open files would keep the mount busy.
+                let neighbour = self.neighbour.take().is_some();
                 self.master.remount();
+                self.neighbour = neighbour.then(|| Neighbour::of(&self.master.mnt));
                 self.came_back()
             }
             Operation::Snapshot { complete } => {

@@ -115,6 +115,7 @@ fn a_lie_about_anything_is_noticed_on_the_mount_and_on_a_slave() {
         for end in ends.into_iter().flatten() {
             let case = Case {
                 small_tables: false,
+                neighbour: false,
                 operations: operations().into_iter().chain(end.clone()).collect(),
             };
             let tamper = |tree: &mut Tree, operation: &O| {
@@ -137,6 +138,7 @@ fn an_answer_that_is_not_the_models_is_noticed() {
     };
     let case = Case {
         small_tables: false,
+        neighbour: false,
         operations: vec![mkdir.clone(), mkdir],
     };
     let forgets = |tree: &mut Tree, _: &O| {

@@ -20,6 +20,7 @@ mod case;
 mod compare;
 mod controls;
 mod mounted;
+mod neighbour;
 mod operation;
 mod reference;
 mod strategy;

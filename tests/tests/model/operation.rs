@@ -217,7 +217,8 @@ impl Operation {
 /// A case as text: its setting, then one operation a line.
 pub(crate) fn print(case: &Case) -> String {
     let line = |value: serde_json::Value| format!("{value}\n");
-    let setting = serde_json::json!({ "small_tables": case.small_tables });
+    let setting =
+        serde_json::json!({ "small_tables": case.small_tables, "neighbour": case.neighbour });
     let lines = case.operations.iter();
     std::iter::once(setting)
         .chain(lines.map(|o| serde_json::to_value(o).unwrap()))
@@ -230,6 +231,8 @@ pub(crate) fn parse(text: &str) -> Result<Case, serde_json::Error> {
     #[derive(Deserialize)]
     struct Head {
         small_tables: bool,
+        #[serde(default)]
+        neighbour: bool,
     }
     let mut lines = text
         .lines()
@@ -237,6 +240,7 @@ pub(crate) fn parse(text: &str) -> Result<Case, serde_json::Error> {
     let head: Head = serde_json::from_str(lines.next().unwrap_or_default())?;
     Ok(Case {
         small_tables: head.small_tables,
+        neighbour: head.neighbour,
         operations: lines.map(serde_json::from_str).collect::<Result<_, _>>()?,
     })
 }

@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Directory(BTreeMap<Vec<u8>, Id>),
     Symlink(Vec<u8>),
     Special(Special),
+    /// A directory that belongs to somebody else.
+    Foreign,
 }
 
 /// An inode.
@@ -108,6 +110,13 @@ impl Tree {
         id
     }
 
+    /// Note a directory in the root that is not the model's business.
+    pub(crate) fn add_foreign(&mut self, name: &str, mode: u32, owner: (u32, u32)) {
+        let id = self.insert(Kind::Foreign, mode, owner);
+        self.names_mut(ROOT).insert(name.as_bytes().to_vec(), id);
+        self.inode(ROOT).nlink += 1;
+    }
+
     pub(crate) fn inode(&mut self, id: Id) -> &mut Inode {
         self.inodes.get_mut(&id).expect("an inode of the model")
     }
@@ -176,6 +185,7 @@ impl Tree {
             Kind::Directory(_) => Err(Errno::ISDIR),
             Kind::Symlink(_) => Err(Errno::LOOP),
             Kind::Special(_) => Err(Errno::NXIO),
+            Kind::Foreign => unreachable!("no operation names it"),
         }
     }
 

@@ -19,9 +19,11 @@ const FARTHEST: u64 = 5 << 19;
 pub(crate) const SLOTS: usize = 2;
 
 pub(crate) fn case(longest: usize) -> impl Strategy<Value = Case> {
-    let case = (any::<bool>(), vec(operation(), 1..=longest));
-    case.prop_map(|(small_tables, operations)| Case {
+    let setting = (any::<bool>(), prop::bool::weighted(0.3));
+    let case = (setting, vec(operation(), 1..=longest));
+    case.prop_map(|((small_tables, neighbour), operations)| Case {
         small_tables,
+        neighbour,
         operations,
     })
 }
