@@ -14,7 +14,7 @@
 //! A replay of a mended bug goes to `regressions/`, and is run with every test run from then on.
 //! `CBFS_TESTS_MODEL_CASES=1000` runs that many cases instead of the usual few.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are test code too
 
 mod case;
 mod compare;
