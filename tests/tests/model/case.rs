@@ -5,6 +5,7 @@ use crate::mounted::Mounted;
 use crate::neighbour::{NAME, Neighbour};
 use crate::operation::{Operation, Place};
 use crate::reference::{Answer, Kind, Outcome, Tree};
+use crate::watchdog::Watchdog;
 use cbfs_tests::Master;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -66,11 +67,14 @@ pub(crate) fn run(case: &Case, tamper: &dyn Fn(&mut Tree, &Operation)) -> Result
         world.tree.add_foreign(NAME, about.mode() & 0o7777, owner);
         world.neighbour = Some(Neighbour::of(&world.master.mnt));
     }
+    let watchdog = Watchdog::over(case);
     for (n, operation) in case.operations.iter().enumerate() {
+        watchdog.step(world.master.node.pid());
         world
             .step(operation)
             .map_err(|why| format!("operation {} of the case, {operation:?}: {why}", n + 1))?;
     }
+    watchdog.step(world.master.node.pid());
     world.finish()
 }
 

@@ -24,6 +24,7 @@ mod neighbour;
 mod operation;
 mod reference;
 mod strategy;
+mod watchdog;
 
 use case::{Case, run};
 use cbfs_tests::needs_fuse;
@@ -31,12 +32,15 @@ use operation::{Operation, parse, print};
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use reference::Tree;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Cases of a plain `cargo test`.
 const CASES: u32 = 24;
 /// Most operations of a case.
 const LONGEST: usize = 300;
+/// How long shrinking may take: cases that hang take minutes each.
+const SHRINKING_TIME: Duration = Duration::from_secs(1_200);
 /// Runs that shrinking may take.
 const SHRINKING: u32 = 600;
 
@@ -44,6 +48,7 @@ fn configuration(cases: u32, shrinking: u32) -> Config {
     Config {
         cases,
         max_shrink_iters: shrinking,
+        max_shrink_time: SHRINKING_TIME.as_millis() as u32,
         // A seed means nothing once the strategies change; a replay stays what it was.
         failure_persistence: None,
         ..Config::default()
@@ -66,6 +71,15 @@ fn search(
     }
 }
 
+/// Write a case to a file; answers the text that tells of it.
+fn keep(case: &Case, name: &str) -> String {
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let replay = print(case);
+    fs::write(&file, &replay).unwrap();
+    let file = file.display();
+    format!("Replay (also in {file}; run it with CBFS_TESTS_MODEL_REPLAY):\n{replay}")
+}
+
 fn honest(_: &mut Tree, _: &Operation) {}
 
 #[test]
@@ -79,13 +93,7 @@ fn a_mount_does_what_the_model_says_through_kills_remounts_and_snapshots() {
     let Err((why, case)) = search(runner, LONGEST, &honest) else {
         return;
     };
-    let replay = print(&case);
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model-failure.jsonl");
-    fs::write(&file, &replay).unwrap();
-    panic!(
-        "{why}\n\nReplay (also in {}; run it with CBFS_TESTS_MODEL_REPLAY):\n{replay}",
-        file.display()
-    );
+    panic!("{why}\n\n{}", keep(&case, "model-failure.jsonl"));
 }
 
 #[test]
