@@ -3,12 +3,13 @@
 use crate::mounted::DEVICE;
 use crate::operation::{Operation, Place, Special};
 use crate::reference::{Id, Inode, Kind, ROOT, Tree};
+use rustix::fs::{Dir, FileType};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirEntryExt, FileTypeExt, MetadataExt};
+use std::fs::{self, File, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// From here on (seconds) access times are later than any change: reading leaves them.
@@ -63,15 +64,15 @@ pub(crate) fn learn(root: &Path, tree: &mut Tree) -> Result<(), String> {
 
 /// The whole tree: names, attributes, contents.
 pub(crate) fn everything(root: &Path, tree: &mut Tree) -> Result<(), String> {
-    let mut below = vec![(root.to_owned(), ROOT)];
-    while let Some((path, id)) = below.pop() {
+    let mut below = vec![(root.to_owned(), ROOT, ROOT)];
+    while let Some((path, id, above)) = below.pop() {
         let told = |why: String| format!("{}: {why}", shown(root, &path));
         let about = fs::symlink_metadata(&path).map_err(|e| told(e.to_string()))?;
         attributes(tree, id, &about).map_err(told)?;
         let wanted = &tree.inodes[&id];
         let xattrs = cbfs_tests::fingerprint::xattrs(&path);
         if xattrs != wanted.xattrs {
-            let names = |all: &std::collections::BTreeMap<Vec<u8>, Vec<u8>>| {
+            let names = |all: &BTreeMap<Vec<u8>, Vec<u8>>| {
                 let all = all.iter();
                 all.map(|(k, v)| format!("{} ({} bytes)", k.escape_ascii(), v.len()))
                     .collect::<Vec<_>>()
@@ -92,31 +93,56 @@ pub(crate) fn everything(root: &Path, tree: &mut Tree) -> Result<(), String> {
             }
             Kind::Special(_) | Kind::Foreign => {}
             Kind::Directory(names) => {
-                let mut listed = BTreeSet::new();
-                for entry in fs::read_dir(&path).map_err(|e| told(e.to_string()))? {
-                    let entry = entry.map_err(|e| told(e.to_string()))?;
-                    let name = entry.file_name().into_vec();
-                    let text = name.escape_ascii().to_string();
-                    match names.get(&name).map(|id| &tree.inodes[id]) {
-                        None => return Err(told(format!("{text} should not be there"))),
-                        Some(inode) if inode.number.is_some_and(|n| n != entry.ino()) => {
-                            return Err(told(format!("{text} is listed as another inode")));
-                        }
-                        Some(_) => {}
-                    }
-                    if !listed.insert(name) {
-                        return Err(told(format!("{text} is listed twice")));
-                    }
-                }
-                if let Some(missing) = names.keys().find(|n| !listed.contains(*n)) {
-                    return Err(told(format!("{} is missing", missing.escape_ascii())));
-                }
+                listing(&path, tree, (id, above)).map_err(told)?;
                 let inside = names.iter();
-                below.extend(inside.map(|(name, id)| (path.join(OsStr::from_bytes(name)), *id)));
+                let inside =
+                    inside.map(|(n, inside)| (path.join(OsStr::from_bytes(n)), *inside, id));
+                below.extend(inside);
             }
         }
     }
     Ok(())
+}
+
+/// A directory's listing: each name once, with the kind and number of its inode; `.` and `..`, too.
+fn listing(path: &Path, tree: &Tree, (id, above): (Id, Id)) -> Result<(), String> {
+    let Kind::Directory(names) = &tree.inodes[&id].kind else {
+        unreachable!("not a directory");
+    };
+    let dots = [(b".".to_vec(), id), (b"..".to_vec(), above)];
+    let wanted: BTreeMap<Vec<u8>, Id> = names.clone().into_iter().chain(dots).collect();
+    let mut listed = BTreeSet::new();
+    let dir = File::open(path).and_then(|d| Ok(Dir::new(d)?));
+    for entry in dir.map_err(|e| e.to_string())? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        let name = entry.file_name().to_bytes().to_vec();
+        let text = name.escape_ascii().to_string();
+        let Some(inode) = wanted.get(&name).map(|id| &tree.inodes[id]) else {
+            return Err(format!("{text} should not be there"));
+        };
+        if inode.number.is_some_and(|n| n != entry.ino()) {
+            return Err(format!("{text} is listed as another inode"));
+        }
+        let kind = match entry.file_type() {
+            FileType::RegularFile => "file",
+            FileType::Directory => "directory",
+            FileType::Symlink => "symlink",
+            FileType::Fifo => "fifo",
+            FileType::Socket => "socket",
+            FileType::CharacterDevice => "device",
+            _ => "something else",
+        };
+        if kind != kind_wanted(inode) {
+            return Err(format!("{text} is listed as a {kind}"));
+        }
+        if !listed.insert(name) {
+            return Err(format!("{text} is listed twice"));
+        }
+    }
+    match wanted.keys().find(|n| !listed.contains(*n)) {
+        Some(missing) => Err(format!("{} is missing", missing.escape_ascii())),
+        None => Ok(()),
+    }
 }
 
 fn shown(root: &Path, path: &Path) -> String {

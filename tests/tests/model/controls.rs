@@ -92,7 +92,7 @@ const LIES: &[Lie] = &[
             names.insert(b"B".to_vec(), id);
         }
     }),
-    ("type", |tree| {
+    ("listed as a symlink", |tree| {
         inode(tree, "c").kind = Kind::File(Arc::new(vec![0; 9]));
     }),
 ];
