@@ -14,6 +14,8 @@
 //! | `CBFS_TESTS_REQUIRE_TOOLS=1` | fail where a program (rsync, jq, ...) is missing, instead of skipping |
 //! | `CBFS_TESTS_CBFSCTL=PATH` | test this program instead of building it |
 //! | `CBFS_TESTS_FULL=1` | full scale also in debug builds, where the daemon is ten times slower |
+//! | `CBFS_TESTS_MODEL_CASES=N` | random cases of the model test |
+//! | `CBFS_TESTS_MODEL_REPLAY=FILE` | the case that its test `replay` runs |
 //! | `CBFS_TEST_BUCKET_URL=URL` | use prefixes below this bucket instead of temporary directories |
 
 // A harness has nobody to report to but the test that uses it: it panics, saying why.
@@ -47,6 +49,15 @@ pub fn scaled(full: u64, less: u64) -> u64 {
     } else {
         less
     }
+}
+
+/// The most memory the process ever had (`VmHWM`, proc(5)), in bytes.
+pub fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kibibytes = peak.and_then(|p| p.trim().strip_suffix(" kB"));
+    let kibibytes: u64 = kibibytes.and_then(|k| k.parse().ok()).expect("VmHWM");
+    kibibytes << 10
 }
 
 /// Leave the test where nothing can be mounted and `CBFS_TESTS_WITHOUT_FUSE=1` allows that; to

@@ -23,6 +23,7 @@ const LOG_LINES: usize = 40;
 pub struct Node {
     name: String,
     dir: PathBuf,
+    environment: Vec<(&'static str, String)>,
     daemon: Mutex<Option<Child>>,
     _ground: Arc<Ground>,
 }
@@ -43,9 +44,17 @@ impl Node {
         Node {
             name: name.to_owned(),
             dir,
+            environment: Vec::new(),
             daemon: Mutex::default(),
             _ground: Arc::clone(ground),
         }
+    }
+
+    /// With these variables in the environment of its daemons and of `cbfsctl`.
+    #[must_use]
+    pub fn with_environment(mut self, environment: &[(&'static str, String)]) -> Node {
+        self.environment.extend_from_slice(environment);
+        self
     }
 
     /// Another node (with a socket and a log of its own) that uses the state directory of this
@@ -75,10 +84,17 @@ impl Node {
     /// `cbfsctl` for this node, without anything of this machine's environment.
     pub fn command(&self) -> Command {
         let mut command = Command::new(cbfsctl());
-        for variable in ["CBFS_BUCKET", "CBFS_LOG", "NO_COLOR"] {
+        for variable in [
+            "CBFS_BUCKET",
+            "CBFS_LOG",
+            "CBFS_FLUSH_ROWS",
+            "CBFS_CACHE_BYTES",
+            "NO_COLOR",
+        ] {
             command.env_remove(variable);
         }
         command
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .env("CBFS_STATE_DIR", self.state_dir())
             .env("CBFS_SOCKET", self.socket())
             .stdin(Stdio::null());

@@ -176,18 +176,25 @@ impl Master {
     pub fn new() -> Master {
         let stage = Stage::new();
         let bucket = stage.bucket();
-        Master::on(stage, bucket)
+        Master::on(stage, bucket, &[])
+    }
+
+    /// As [`Master::new`], with these variables in its daemon's environment.
+    pub fn with_environment(environment: &[(&'static str, String)]) -> Master {
+        let stage = Stage::new();
+        let bucket = stage.bucket();
+        Master::on(stage, bucket, environment)
     }
 
     /// As [`Master::new`], with a bucket in a directory for the test to look into.
     pub fn with_directory_bucket() -> Master {
         let stage = Stage::new();
         let bucket = stage.directory_bucket();
-        Master::on(stage, bucket)
+        Master::on(stage, bucket, &[])
     }
 
-    fn on(stage: Stage, bucket: TestBucket) -> Master {
-        let node = stage.node("a");
+    fn on(stage: Stage, bucket: TestBucket, environment: &[(&'static str, String)]) -> Master {
+        let node = stage.node("a").with_environment(environment);
         node.start();
         let created = node.ctl(["fs", "create", "home", "--bucket", bucket.url()]);
         let fs = created.ok().trim_end().to_owned();

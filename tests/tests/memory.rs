@@ -2,23 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
-use cbfs_tests::{Exactness, Fingerprint, Master, assert_same, needs_fuse, scaled, tools, tree};
+use cbfs_tests::{Exactness, Fingerprint, Master, assert_same, needs_fuse};
+use cbfs_tests::{peak_memory, scaled, tools, tree};
 use std::fs;
 use std::process::Command;
 
 /// The promise, in bytes.
 const BOUND: u64 = 300 << 20;
-
-/// The most memory the process ever had (`VmHWM`, proc(5)), in bytes.
-fn peak(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:"))
-        .unwrap();
-    let kibibytes: u64 = line.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-    kibibytes << 10
-}
 
 #[test]
 fn a_tree_of_100k_files_is_copied_in_and_snapshotted_in_less_than_300_mib() {
@@ -29,7 +19,7 @@ fn a_tree_of_100k_files_is_copied_in_and_snapshotted_in_less_than_300_mib() {
     tree::small_files(&source, count);
     tools::run(Command::new("cp").arg("-a").arg(&source).arg(m.at("copy")));
     let check = |when: &str| {
-        let peak = peak(m.node.pid());
+        let peak = peak_memory(m.node.pid());
         eprintln!("{count} files, {when}: {} MiB at most", peak >> 20);
         assert!(peak < BOUND, "{} MiB {when}", peak >> 20);
     };
@@ -48,7 +38,7 @@ fn a_tree_of_100k_files_is_copied_in_and_snapshotted_in_less_than_300_mib() {
 
     let slave = m.slave(number);
     Fingerprint::take(&slave.mnt, Exactness::Copy);
-    let peak = peak(slave.node.pid());
+    let peak = peak_memory(slave.node.pid());
     eprintln!("{count} files, read on a slave: {} MiB at most", peak >> 20);
     assert!(peak < BOUND, "{} MiB on the slave", peak >> 20);
 }

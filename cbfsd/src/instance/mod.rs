@@ -71,6 +71,28 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The defaults, with the bounds that `CBFS_FLUSH_ROWS` and `CBFS_CACHE_BYTES` give instead. A
+    /// value that is no number is told in the log, and the default stands.
+    pub fn from_environment() -> Options {
+        let mut options = Options::default();
+        let given = |name: &str, bound: &mut usize| {
+            let Some(text) = std::env::var_os(name).filter(|v| !v.is_empty()) else {
+                return;
+            };
+            match text.to_str().and_then(|t| t.parse().ok()) {
+                Some(number) => *bound = number,
+                None => tracing::warn!("{name} is no number ({}): ignored", text.display()),
+            }
+        };
+        given("CBFS_FLUSH_ROWS", &mut options.flush_rows);
+        given("CBFS_CACHE_BYTES", &mut options.cache_limit);
+        // An operation needs a handful of rows in memory at once.
+        options.cache_limit = options.cache_limit.max(4096);
+        options
+    }
+}
+
 /// A file system on this node.
 pub struct Instance {
     id: String,

@@ -14,8 +14,11 @@ use cbfs_core::layers::{DentryRow, Layer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A directory with at most this many names is loaded whole on the first miss.
+/// A directory with at most this many names is loaded whole on the first miss ...
 const WHOLE_DIRECTORY: usize = 512;
+/// ... if the cache may hold this many bytes for each: an operation on two directories must find room
+/// for both, or it would load the one, lose the other, and start over for ever.
+const CACHE_PER_NAME: usize = 2048;
 
 /// A row as the files have it.
 enum Loaded {
@@ -39,11 +42,12 @@ impl Kvs {
                     matches!(miss, Miss::Dentry(parent, _) if tables.cache.large.contains(parent));
                 (tables.generation, large)
             };
-            let loaded = fetch(&self.files(), miss, large)?;
+            let limit = self.cache_limit.load(Ordering::Relaxed);
+            let loaded = fetch(&self.files(), miss, large, limit)?;
             let mut tables = self.tables.lock();
             if tables.generation == generation {
                 // Reads alone must stay within the bound too: on a slave, and while no flush comes.
-                tables.cache.bound(self.cache_limit.load(Ordering::Relaxed));
+                tables.cache.bound(limit);
                 install(&mut tables, loaded);
                 return Ok(());
             }
@@ -51,7 +55,7 @@ impl Kvs {
     }
 }
 
-fn fetch(files: &Files, miss: &Miss, large: bool) -> Result<Loaded> {
+fn fetch(files: &Files, miss: &Miss, large: bool, cache_limit: usize) -> Result<Loaded> {
     Ok(match miss {
         Miss::Inode(ino) => {
             // A stack answers the smallest `min_size` of all its layers; the next change of the row
@@ -77,8 +81,9 @@ fn fetch(files: &Files, miss: &Miss, large: bool) -> Result<Loaded> {
         }
         Miss::Dentry(parent, key) => {
             if !large {
-                let all = files.stack.scan_dir(*parent, None, WHOLE_DIRECTORY + 1)?;
-                if all.len() <= WHOLE_DIRECTORY {
+                let most = WHOLE_DIRECTORY.min(cache_limit / CACHE_PER_NAME);
+                let all = files.stack.scan_dir(*parent, None, most + 1)?;
+                if all.len() <= most {
                     return Ok(Loaded::Directory(*parent, all));
                 }
             }

@@ -141,7 +141,7 @@ impl Manager {
         let dir = self.instances_dir().join(config.id());
         let options = Options {
             noatime: config.noatime,
-            ..Options::default()
+            ..Options::from_environment()
         };
         let open = match config.role {
             Role::Master => self.open_master(config, &dir, options)?,

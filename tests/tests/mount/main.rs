@@ -4,6 +4,7 @@
 
 mod attributes;
 mod contents;
+mod directories;
 mod names;
 mod programs;
 mod slaves;

@@ -1,15 +1,13 @@
-//! Names: unlink, rename, links, limits, huge directories and their listings.
+//! Names: unlink, rename, links, limits.
 
 use super::{code, errno};
-use cbfs_tests::contents::{Dice, noise};
-use cbfs_tests::{Master, needs_fuse, scaled};
+use cbfs_tests::contents::noise;
+use cbfs_tests::{Master, needs_fuse};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn an_unlinked_open_file_lives_until_it_is_closed() {
@@ -138,78 +136,4 @@ fn the_name_that_is_reserved_for_cbfs_is_refused_in_the_root_only() {
         errno(fs::rename(m.at("below/.cbfs"), m.at(".cbfs"))),
         code(Errno::PERM)
     );
-}
-
-#[test]
-fn a_huge_directory_is_made_listed_exactly_once_and_removed() {
-    needs_fuse!();
-    let count = scaled(100_000, 10_000);
-    let m = Master::new();
-    let dir = m.dir("huge");
-    let name = |n: u64| format!("an-entry-with-a-usual-name-{n:06}");
-    for n in 0..count {
-        File::create_new(dir.join(name(n))).unwrap();
-    }
-    let list = || {
-        let mut names = BTreeSet::new();
-        for entry in fs::read_dir(&dir).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            assert!(names.insert(name.clone()), "{name} was listed twice");
-        }
-        names
-    };
-    let wanted: BTreeSet<String> = (0..count).map(name).collect();
-    assert!(list() == wanted, "the listing is not exact");
-    m.remount();
-    assert!(list() == wanted, "the listing after a remount is not exact");
-    assert_eq!(errno(fs::remove_dir(&dir)), code(Errno::NOTEMPTY));
-    for n in (0..count).step_by(2).chain((1..count).step_by(2)) {
-        fs::remove_file(dir.join(name(n))).unwrap();
-    }
-    assert!(list().is_empty());
-    fs::remove_dir(&dir).unwrap();
-}
-
-#[test]
-fn a_listing_under_concurrent_change_has_everything_that_stays_exactly_once() {
-    needs_fuse!();
-    let m = Master::new();
-    let dir = m.dir("busy");
-    for n in 0..3_000 {
-        fs::write(dir.join(format!("stays-{n}")), "").unwrap();
-    }
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for thread in 0..2 {
-            let (dir, stop) = (&dir, &stop);
-            scope.spawn(move || {
-                let mut dice = Dice::new(thread);
-                while !stop.load(Ordering::Relaxed) {
-                    let n = dice.below(500);
-                    let path = dir.join(format!("comes-and-goes-{thread}-{n}"));
-                    if !path.exists() {
-                        fs::write(&path, "x").unwrap();
-                    } else if n.is_multiple_of(3) {
-                        fs::rename(&path, dir.join(format!("renamed-{thread}-{n}"))).unwrap();
-                    } else {
-                        fs::remove_file(&path).unwrap();
-                    }
-                }
-            });
-        }
-        for _ in 0..12 {
-            let mut stays = BTreeSet::new();
-            for entry in fs::read_dir(&dir).unwrap() {
-                let name = entry.unwrap().file_name().into_string().unwrap();
-                if name.starts_with("stays-") {
-                    assert!(stays.insert(name.clone()), "{name} was listed twice");
-                }
-            }
-            if stays.len() != 3_000 {
-                stop.store(true, Ordering::Relaxed);
-                panic!("{} of 3000 names were listed", stays.len());
-            }
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
 }
