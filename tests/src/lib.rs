@@ -21,6 +21,7 @@
 
 mod bucket;
 pub mod contents;
+mod disk;
 pub mod fingerprint;
 mod fuse;
 mod ledger;
@@ -31,6 +32,7 @@ pub mod tools;
 pub mod tree;
 
 pub use bucket::TestBucket;
+pub use disk::Disk;
 pub use fingerprint::{Exactness, Fingerprint, assert_same};
 pub use fuse::fuse_is_missing;
 pub use ledger::Ledger;

@@ -16,9 +16,10 @@ pub(super) const NAME_COST: u64 = 1024;
 /// What any operation takes besides contents.
 const RECORD_COST: u64 = 512;
 
-/// What a write of `length` bytes that ends at `end` takes: inline contents go into journal and KVS.
+/// What a write of `length` bytes that ends at `end` takes: inline contents go into the journal and, in
+/// whole pages, into the KVS.
 pub(super) fn write_cost(length: u64, end: u64) -> u64 {
-    let copies = if end <= INLINE_MAX { 2 } else { 1 };
+    let copies = if end <= INLINE_MAX { 3 } else { 1 };
     copies * length + RECORD_COST
 }
 
@@ -106,7 +107,7 @@ impl Instance {
     /// Bytes on disk of KVS and journal, and with a limit of large files.
     pub fn local_bytes(&self) -> u64 {
         let files = self.space.as_ref().and_then(|s| s.files().ok());
-        files.unwrap_or(0) + self.backing.allocated()
+        files.map_or(0, |f| f.all) + self.backing.allocated()
     }
 
     /// Where the answer is not another anyway.
@@ -119,6 +120,7 @@ impl Instance {
         if space.take(cost) {
             return Ok(());
         }
+        self.restore_ballast(space);
         self.refill(space, cost);
         if space.take(cost) {
             Ok(())

@@ -1,5 +1,6 @@
 //! The ballast: a file that only holds space, to be let go when the disk is full.
 
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -23,6 +24,8 @@ pub struct Ballast {
     /// Bytes; 0 for none.
     size: u64,
     whole: AtomicBool,
+    /// Held while it changes.
+    changing: Mutex<()>,
 }
 
 impl Ballast {
@@ -35,6 +38,7 @@ impl Ballast {
             path,
             size,
             whole: AtomicBool::new(held >= size),
+            changing: Mutex::default(),
         }
     }
 
@@ -56,6 +60,7 @@ impl Ballast {
 
     /// Let its space go; whether there was any.
     pub fn release(&self) -> bool {
+        let _one = self.changing.lock();
         if self.size == 0 || !self.whole.swap(false, Ordering::SeqCst) {
             return false;
         }
@@ -70,6 +75,7 @@ impl Ballast {
     /// # Errors
     /// Those of creating and filling the file, but for a full disk or quota.
     pub fn restore(&self) -> io::Result<bool> {
+        let _one = self.changing.lock();
         if self.is_whole() {
             return Ok(true);
         }

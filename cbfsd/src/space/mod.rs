@@ -59,6 +59,20 @@ pub struct Room {
     pub limited: bool,
 }
 
+/// What KVS and journal take, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Files {
+    /// All of it.
+    pub all: u64,
+    /// SQLite's write-ahead logs: as much is still to go into its files.
+    pub log: u64,
+}
+
+/// What rows in memory become on disk: a row that overflows a page takes whole ones.
+fn written_out(dirty: u64) -> u64 {
+    2 * dirty
+}
+
 /// The room of a master.
 pub struct Space {
     dir: PathBuf,
@@ -140,8 +154,9 @@ impl Space {
     /// What there is, and what of it is left: to writers, when the ballast is whole again.
     pub fn room(&self, measured: Measured) -> io::Result<Room> {
         let disk = rustix::fs::statvfs(&self.dir)?;
+        let files = self.files()?;
         // A row goes into the write-ahead log first, then into the file.
-        let mut reserve = MARGIN + 2 * measured.dirty;
+        let mut reserve = MARGIN + 2 * written_out(measured.dirty) + files.log;
         if !self.ballast.is_whole() {
             reserve += self.ballast.wants();
         }
@@ -151,8 +166,8 @@ impl Space {
             limited: false,
         };
         if let Some(limit) = self.limit() {
-            let used =
-                (measured.data + self.files()? + measured.dirty).saturating_sub(measured.doomed);
+            let used = (measured.data + files.all + written_out(measured.dirty))
+                .saturating_sub(measured.doomed);
             let left = limit.saturating_sub(used);
             room = Room {
                 total: limit,
@@ -163,20 +178,31 @@ impl Space {
         Ok(room)
     }
 
-    /// Bytes on disk of KVS and journal.
-    pub fn files(&self) -> io::Result<u64> {
-        let mut sum = 0;
+    /// What KVS and journal take on disk.
+    pub fn files(&self) -> io::Result<Files> {
+        let mut files = Files { all: 0, log: 0 };
         for sub in ["kvs", "journal"] {
-            for entry in fs::read_dir(self.dir.join(sub))? {
-                match entry?.metadata() {
-                    Ok(about) => sum += about.blocks() * 512,
+            let entries = match fs::read_dir(self.dir.join(sub)) {
+                Ok(entries) => entries,
+                // Not made yet.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let bytes = match entry.metadata() {
+                    Ok(about) => about.blocks() * 512,
                     // Trimmed or renamed meanwhile.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
                     Err(e) => return Err(e),
+                };
+                files.all += bytes;
+                if entry.file_name().as_encoded_bytes().ends_with(b"-wal") {
+                    files.log += bytes;
                 }
             }
         }
-        Ok(sum)
+        Ok(files)
     }
 
     /// The ballast.
@@ -209,7 +235,7 @@ impl Space {
             return Ok(true);
         }
         let disk = rustix::fs::statvfs(&self.dir)?;
-        let needed = self.ballast.wants() + MARGIN + 2 * dirty;
+        let needed = self.ballast.wants() + MARGIN + 2 * written_out(dirty);
         if self.lent.load(Ordering::SeqCst) > 0 || disk.f_bavail * disk.f_frsize < needed {
             return Ok(false);
         }
