@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// Bytes of a small file: inline in the KVS.
 const SMALL: usize = 8 << 10;
@@ -162,6 +163,15 @@ fn available(at: &Path) -> u64 {
     told.f_bavail * told.f_frsize
 }
 
+/// The kernel tells of the end of an unlinked file right after unlink(2), not in it.
+fn wait_for_available(at: &Path, wanted: u64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while available(at) < wanted {
+        assert!(Instant::now() < deadline, "{} available", available(at));
+        std::thread::yield_now();
+    }
+}
+
 fn not_poisoned(m: &Master) {
     let about = m.node.json(["instance", "show", &m.fs]);
     assert!(
@@ -270,7 +280,7 @@ fn large_file(disk: Disk) {
     drop(file);
     let large = written.pieces;
     written.pieces = 0;
-    assert!(available(&m.mnt) > 48 << 20, "{}", available(&m.mnt));
+    wait_for_available(&m.mnt, 48 << 20);
     for _ in 0..large / 4 * 3 {
         written.write_piece().unwrap();
     }
@@ -449,7 +459,7 @@ fn a_limit_that_is_reached_refuses_writers_and_df_tells_it() {
     assert!(kept() < LIMIT + (8 << 20), "{}", kept());
     let free = available(&m.mnt);
     fs::remove_file(written.large()).unwrap();
-    assert!(available(&m.mnt) - free > 32 << 20);
+    wait_for_available(&m.mnt, free + (32 << 20));
     let large = written.pieces;
     written.pieces = 0;
     for _ in 0..large / 10 * 9 {

@@ -212,7 +212,8 @@ impl Space {
 
     /// Let the ballast go: writers are refused from here on. Whether that made room.
     pub fn release(&self) -> bool {
-        self.refuse(Errno::ENOSPC);
+        self.budget.store(0, Ordering::SeqCst);
+        self.short.store(true, Ordering::SeqCst);
         let released = self.ballast.release();
         if released {
             tracing::warn!(dir = %self.dir.display(), "no room is left: the ballast is used");
