@@ -4,7 +4,7 @@
 
 use super::Instance;
 use crate::kvs::INLINE_MAX;
-use crate::space::{Loan, Measured, Space, full_errno};
+use crate::space::{Loan, Measured, Space, may_be_full};
 use cbfs_core::error::{Context, Result};
 use cbfs_core::ids::Ino;
 use cbfs_fuse::{Errno, OpResult, Refusal};
@@ -72,7 +72,7 @@ impl Instance {
     /// The same for the daemon's own work.
     pub fn with_reserve<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
         match (work(), &self.space) {
-            (Err(e), Some(space)) if full_errno(&e).is_some() && space.release() => work(),
+            (Err(e), Some(space)) if may_be_full(&e) && space.release() => work(),
             (done, _) => done,
         }
     }

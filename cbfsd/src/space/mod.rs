@@ -16,8 +16,7 @@ pub use ballast::{Ballast, default_ballast};
 use cbfs_core::error::Error;
 use cbfs_fuse::Errno;
 use parking_lot::Mutex;
-use rusqlite::ErrorCode;
-use rusqlite::ffi::{SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_WRITE};
+use rusqlite::ffi::{SQLITE_FULL, SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_WRITE};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -313,26 +312,32 @@ pub fn is_full_io(e: &io::Error) -> bool {
 
 /// The errno of an error that a full disk (`ENOSPC`) or a used-up quota (`EDQUOT`) caused.
 pub fn full_errno(e: &Error) -> Option<Errno> {
-    let mut cause: Option<&dyn std::error::Error> = Some(e);
-    while let Some(at) = cause {
-        if let Some(io) = at.downcast_ref::<io::Error>() {
-            match io.kind() {
-                io::ErrorKind::StorageFull => return Some(Errno::ENOSPC),
-                io::ErrorKind::QuotaExceeded => return Some(Errno::EDQUOT),
-                _ => {}
-            }
+    causes(e).find_map(|cause| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        match (io, sqlite_code(cause)) {
+            (Some(io::ErrorKind::QuotaExceeded), _) => Some(Errno::EDQUOT),
+            (Some(io::ErrorKind::StorageFull), _) | (_, Some(SQLITE_FULL)) => Some(Errno::ENOSPC),
+            _ => None,
         }
-        if let Some(rusqlite::Error::SqliteFailure(failure, _)) = at.downcast_ref() {
-            match (failure.code, failure.extended_code) {
-                (ErrorCode::DiskFull, _) => return Some(Errno::ENOSPC),
-                // SQLite tells EDQUOT as a failed write.
-                (_, SQLITE_IOERR_WRITE | SQLITE_IOERR_SHMSIZE) => return Some(Errno::EDQUOT),
-                _ => {}
-            }
-        }
-        cause = at.source();
-    }
-    None
+    })
+}
+
+/// Whether more room might make an error go away: SQLite tells EDQUOT as any failed write.
+pub fn may_be_full(e: &Error) -> bool {
+    full_errno(e).is_some()
+        || causes(e)
+            .filter_map(sqlite_code)
+            .any(|code| matches!(code, SQLITE_IOERR_WRITE | SQLITE_IOERR_SHMSIZE))
+}
+
+fn sqlite_code(cause: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let e = cause.downcast_ref::<rusqlite::Error>()?;
+    e.sqlite_error().map(|failure| failure.extended_code)
+}
+
+fn causes(e: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let first: &(dyn std::error::Error + 'static) = e;
+    std::iter::successors(Some(first), |at| at.source())
 }
 
 #[cfg(test)]
@@ -410,10 +415,10 @@ mod tests {
             let e = rusqlite::ffi::Error::new(code);
             Error::from(rusqlite::Error::SqliteFailure(e, None))
         };
-        let full = sqlite(rusqlite::ffi::SQLITE_FULL).context("flush");
+        let full = sqlite(SQLITE_FULL).context("flush");
         assert_eq!(full_errno(&full), Some(Errno::ENOSPC));
         let quota = sqlite(SQLITE_IOERR_WRITE);
-        assert_eq!(full_errno(&quota), Some(Errno::EDQUOT));
-        assert_eq!(full_errno(&sqlite(rusqlite::ffi::SQLITE_CORRUPT)), None);
+        assert!(full_errno(&quota).is_none() && may_be_full(&quota));
+        assert!(!may_be_full(&sqlite(rusqlite::ffi::SQLITE_CORRUPT)));
     }
 }
