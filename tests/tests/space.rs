@@ -180,6 +180,20 @@ fn not_poisoned(m: &Master) {
     );
 }
 
+/// The daemon tells within a second or so.
+fn wait_for_problem(m: &Master, wanted: Option<&str>) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let about = m.node.json(["instance", "show", &m.fs]);
+        let problems = about["problems"].as_array().cloned().unwrap_or_default();
+        let told = |text: &str| problems.iter().any(|p| p.as_str().unwrap().contains(text));
+        if wanted.map_or(problems.is_empty(), told) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{wanted:?} is not in {about}");
+    }
+}
+
 /// Fill the disk with a file that is none of ours.
 fn fill_from_outside(m: &Master) -> PathBuf {
     let path = m.node.state_dir().join("of-somebody-else");
@@ -212,6 +226,7 @@ fn small_files(disk: Disk) {
     m.node.kill9();
     m.node.start();
     written.check();
+    wait_for_problem(&m, Some("disk under the state directory is full"));
     // What takes nothing works.
     fs::rename(written.path(0), m.at("dir/renamed")).unwrap();
     fs::rename(m.at("dir/renamed"), written.path(0)).unwrap();
@@ -386,7 +401,7 @@ fn others(disk: Disk) {
         written.write_piece().unwrap();
     }
     written.check();
-    not_poisoned(&m);
+    wait_for_problem(&m, None);
 }
 
 #[test]
@@ -435,6 +450,7 @@ fn a_limit_that_is_reached_refuses_writers_and_df_tells_it() {
     written.check();
     assert!(kept() < LIMIT + (8 << 20), "{}", kept());
     assert!(available(&m.mnt) < 1 << 20);
+    wait_for_problem(&m, Some("--kvs-limit"));
     let deleted = written.delete_half();
     for _ in 0..deleted / 4 {
         written.write_small().unwrap();

@@ -13,6 +13,9 @@ use std::sync::atomic::Ordering;
 /// What an operation on names or attributes takes in journal and KVS, in bytes.
 pub(super) const NAME_COST: u64 = 1024;
 
+/// The largest write that comes in one piece, in bytes: without room for it the disk counts as full.
+const LARGEST_WRITE: u64 = 1 << 20;
+
 /// What any operation takes besides contents.
 const RECORD_COST: u64 = 512;
 
@@ -189,7 +192,7 @@ impl Instance {
             self.make_room(space, space.reclaimed());
         }
         self.refill(space, 0);
-        if space.take(INLINE_MAX * 2) {
+        if space.take(LARGEST_WRITE) {
             space.found();
         }
         let problem = space.is_short().then(|| match space.room(self.measured()) {
