@@ -23,6 +23,28 @@ pub(crate) fn bytes(n: u64) -> String {
     }
 }
 
+/// Bytes as people write them: `512M`, `10G`, `10GiB`, `1048576`; units are powers of 1024.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].to_ascii_uppercase();
+    let unit = unit
+        .strip_suffix("IB")
+        .or(unit.strip_suffix('B'))
+        .unwrap_or(&unit);
+    let shift = match unit {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        "P" => 50,
+        _ => return Err("a size is a number with K, M, G, T or P, as in 10G".to_owned()),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let bytes = number.and_then(|n: u64| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "a size is a whole number, as in 512M or 10G".to_owned())
+}
+
 /// A count with thousands separated: `12,345`.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -82,6 +104,20 @@ mod tests {
         .map(bytes)
         .to_vec();
         insta::assert_snapshot!(shown.join(", "), @"0 B, 1023 B, 1.0 KiB, 1.5 KiB, 10 KiB, 1.0 MiB, 1.0 MiB, 16 EiB");
+    }
+
+    #[test]
+    fn sizes_are_read_with_and_without_a_unit() {
+        let read = |text| parse_bytes(text).ok();
+        assert_eq!(read("1048576"), Some(1 << 20));
+        assert_eq!(read("512M"), Some(512 << 20));
+        assert_eq!(
+            [read("10g"), read("10GiB"), read("10GB")],
+            [Some(10 << 30); 3]
+        );
+        for wrong in ["", "G", "1.5G", "-1G", "10X", "99999999P", "1é"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

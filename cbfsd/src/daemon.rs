@@ -62,6 +62,8 @@ fn start_log(json: bool) {
     let filter = EnvFilter::try_from_env("CBFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log on a full disk loses lines; telling so on stderr as well would panic the thread.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // Fails only when a log is set up already (tests run several daemons in one process).
     let _ = if json {

@@ -9,4 +9,5 @@ pub mod kvs;
 pub mod manager;
 pub mod server;
 pub mod snapshots;
+pub mod space;
 pub mod tiering;

@@ -84,8 +84,12 @@ pub struct InstanceInfo {
     pub unpublished: u64,
     /// Inodes, as statfs tells them.
     pub inodes: u64,
-    /// Bytes of the instance's state directory in use.
+    /// Bytes of the instance's state directory in use: KVS and journal, with a limit also large
+    /// files.
     pub local_bytes: u64,
+    /// Bound on data, KVS and journal, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvs_limit: Option<u64>,
     /// Bytes of dirty rows in memory.
     pub dirty_bytes: u64,
 }
@@ -130,6 +134,10 @@ pub struct MountRequest {
     /// Never update access times.
     #[serde(default)]
     pub noatime: bool,
+    /// From now on a master keeps at most this many bytes of data, KVS and journal; 0 lifts the
+    /// limit. Left out, what was set before stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvs_limit: Option<u64>,
 }
 
 /// Unmount.

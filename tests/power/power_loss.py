@@ -10,7 +10,8 @@ The operations of a round follow from its seed, so the ledger is how many were a
 fsync was. Checked (docs/durability.md):
   - the names, kinds and sizes are those after some prefix of the operations, never a mix;
   - the prefix is not shorter than the last acknowledged fsync;
-  - a file that was fsynced and not touched since has its bytes; one touched since has old, new or zero bytes.
+  - a file that was fsynced and not touched since has its bytes; one touched since has old, new or zero bytes;
+  - a snapshot that was complete before is complete, and exact.
 Needs root, e2fsprogs or xfsprogs, util-linux. Prints a line a round and exits 1 at the first difference.
 """
 import argparse
@@ -192,6 +193,13 @@ def fits(shape, following, found):
 def check(ops, acknowledged, certain, root):
     """Answers how many operations are there and up to where an fsync was; raises AssertionError. `certain` of the
     `acknowledged` operations had returned before the power went."""
+    prefix, fsynced, model, names, expected = the_namespace_is_a_prefix_and_holds_all_that_was_fsynced(
+        ops, acknowledged, certain, root)
+    files_have_their_fsynced_bytes_or_else_old_new_or_zero_ones(model, names, expected, root)
+    return prefix, fsynced
+
+
+def the_namespace_is_a_prefix_and_holds_all_that_was_fsynced(ops, acknowledged, certain, root):
     fsynced = max((i + 1 for i in range(certain) if ops[i][0] == "fsync"), default=0)
     found = actual_shape(root)
     model, there = Model(), None
@@ -207,6 +215,10 @@ def check(ops, acknowledged, certain, root):
         raise AssertionError(f"no prefix of {fsynced}..{acknowledged} fits; against all of it: "
                              + ", ".join(f"{p} is {found.get(p, '-')} not {want.get(p, '-')}" for p in different[:5]))
     prefix, names, expected = there
+    return prefix, fsynced, model, names, expected
+
+
+def files_have_their_fsynced_bytes_or_else_old_new_or_zero_ones(model, names, expected, root):
     for path, file in names.items():
         with open(os.path.join(root, path), "rb") as f:
             data = f.read()
@@ -225,7 +237,6 @@ def check(ops, acknowledged, certain, root):
                 for j, byte in enumerate(piece):
                     assert byte == 0 or any(byte == h[i + j] for h in allowed), \
                         f"{path} at {i + j}: neither old nor new nor zero"
-    return prefix, fsynced
 
 
 class Bench:
@@ -289,6 +300,28 @@ class Bench:
         else:
             shutil.rmtree(self.top, ignore_errors=True)
 
+    def take_a_snapshot(self):
+        os.mkdir(f"{self.mnt}/kept")
+        self.kept = {f"file{n}": random.Random(n).randbytes(n * 7000) for n in range(8)}
+        for name, data in self.kept.items():
+            with open(f"{self.mnt}/kept/{name}", "wb") as f:
+                f.write(data)
+        self.cbfsctl("snapshot", "create", "power", "--wait", "--timeout", "60")
+        shutil.rmtree(f"{self.mnt}/kept")
+
+    def a_complete_snapshot_is_there_and_exact(self):
+        then = f"{self.top}/then"
+        os.makedirs(then, exist_ok=True)
+        self.cbfsctl("mount", "power@1", then, "--slave")
+        try:
+            found = {}
+            for name in os.listdir(f"{then}/kept"):
+                with open(f"{then}/kept/{name}", "rb") as f:
+                    found[name] = f.read()
+            assert found == self.kept, "the snapshot is not what it was"
+        finally:
+            self.cbfsctl("umount", then)
+
     def round(self, number, seed):
         ops = plan(seed, 20000)
         root, ledger = f"{self.mnt}/round{number}", f"{self.top}/ledger{number}"
@@ -310,6 +343,7 @@ class Bench:
         self.unplug()
         self.power_on()
         prefix, fsynced = check(ops, acknowledged, certain, root)
+        self.a_complete_snapshot_is_there_and_exact()
         print(f"round {number}: seed {seed}: {acknowledged} acknowledged, {fsynced} fsynced, {prefix} there",
               flush=True)
         shutil.rmtree(root)
@@ -330,6 +364,7 @@ def main():
         bench.power_on()
         bench.cbfsctl("fs", "create", "power")
         bench.cbfsctl("mount", "power", bench.mnt)
+        bench.take_a_snapshot()
         for number in range(options.rounds):
             bench.round(number, options.seed + number)
         failed = False

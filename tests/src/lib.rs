@@ -23,6 +23,7 @@
 
 mod bucket;
 pub mod contents;
+mod disk;
 pub mod fingerprint;
 mod fuse;
 mod ledger;
@@ -33,6 +34,7 @@ pub mod tools;
 pub mod tree;
 
 pub use bucket::TestBucket;
+pub use disk::Disk;
 pub use fingerprint::{Exactness, Fingerprint, assert_same};
 pub use fuse::fuse_is_missing;
 pub use ledger::Ledger;

@@ -1,7 +1,7 @@
 //! Stages: where a test happens, and what is left of it afterwards, which is nothing.
 
 use crate::fingerprint::{Exactness, Fingerprint};
-use crate::{Node, TestBucket};
+use crate::{Disk, Node, TestBucket};
 use rustix::mount::UnmountFlags;
 use std::ffi::OsString;
 use std::fs;
@@ -193,8 +193,22 @@ impl Master {
         Master::on(stage, bucket, &[])
     }
 
+    /// As [`Master::new`], with the state directory on a small disk of its own.
+    pub fn on_disk(disk: Disk, mib: u64) -> Master {
+        let stage = Stage::new();
+        let bucket = stage.bucket();
+        let node = stage.node("a");
+        fs::create_dir_all(node.state_dir()).expect("the state directory");
+        disk.mount(&node.state_dir(), &stage.path("disk.img"), mib);
+        Master::of(stage, bucket, node)
+    }
+
     fn on(stage: Stage, bucket: TestBucket, environment: &[(&'static str, String)]) -> Master {
         let node = stage.node("a").with_environment(environment);
+        Master::of(stage, bucket, node)
+    }
+
+    fn of(stage: Stage, bucket: TestBucket, node: Node) -> Master {
         node.start();
         let created = node.ctl(["fs", "create", "home", "--bucket", bucket.url()]);
         let fs = created.ok().trim_end().to_owned();

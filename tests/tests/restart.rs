@@ -134,6 +134,24 @@ fn an_unmounted_file_system_stays_unmounted_and_keeps_its_changes() {
 }
 
 #[test]
+fn a_lost_node_costs_what_came_after_the_last_complete_snapshot_and_nothing_else() {
+    needs_fuse!();
+    let m = Master::new();
+    tree::build(&m.dir("tree"));
+    let before = m.fingerprint();
+    let number = m.snapshot();
+    tree::change(&m.at("tree"));
+    let later = m.at("later");
+    fs::write(&later, "fsynced").unwrap();
+    File::open(&later).unwrap().sync_all().unwrap();
+    m.node.kill9();
+    fs::remove_dir_all(m.node.state_dir()).unwrap();
+    let slave = m.slave_of("latest");
+    let found = Fingerprint::take(&slave.mnt, Exactness::Snapshot);
+    assert_same(&format!("snapshot {number}"), &before, &found);
+}
+
+#[test]
 fn what_only_open_descriptors_kept_is_gone_after_a_kill_and_takes_no_space() {
     needs_fuse!();
     let m = Master::new();

@@ -5,6 +5,7 @@ use crate::bucket_option::BucketOption;
 use crate::daemon_process::{self, DaemonPlace};
 use crate::interrupt::Interrupt;
 use crate::output::{Outcome, printable};
+use crate::quantities;
 use crate::target;
 use cbfs_core::api::{MountRequest, Role};
 use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
@@ -38,6 +39,10 @@ pub(crate) struct Args {
     /// Never update access times.
     #[arg(long)]
     noatime: bool,
+    /// Keep at most this much data on this node (512M, 10G, ...); writers get ENOSPC then. Stays
+    /// until another is given; `none` lifts it.
+    #[arg(long, value_name = "SIZE", value_parser = kvs_limit)]
+    kvs_limit: Option<u64>,
     #[command(flatten)]
     bucket: BucketOption,
 }
@@ -77,6 +82,14 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     Ok(())
 }
 
+/// 0 stands for no limit.
+fn kvs_limit(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        size => quantities::parse_bytes(size),
+    }
+}
+
 /// The request that the arguments stand for. Whether the directory will do is the daemon's to
 /// say: it may see another one than we do.
 fn request(args: &Args) -> cbfs_core::Result<MountRequest> {
@@ -103,6 +116,7 @@ fn request(args: &Args) -> cbfs_core::Result<MountRequest> {
         role,
         non_empty: args.non_empty,
         noatime: args.noatime,
+        kvs_limit: args.kvs_limit,
     })
 }
 
@@ -139,6 +153,13 @@ mod tests {
         let latest = requested("home /nonexistent --slave --noatime").unwrap();
         assert_eq!(latest.snapshot.as_deref(), Some("latest"));
         assert!(latest.noatime && !latest.non_empty);
+
+        let limits = ["10G", "none"].map(|limit| {
+            let line = format!("home /nonexistent --kvs-limit {limit}");
+            requested(&line).unwrap().kvs_limit
+        });
+        assert_eq!(limits, [Some(10 << 30), Some(0)]);
+        assert_eq!(master.kvs_limit, None);
 
         let refused = requested("home@12 /nonexistent").unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Usage);

@@ -12,9 +12,10 @@ use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// Open files kept for reuse.
 const OPEN_FILES: usize = 512;
@@ -28,6 +29,10 @@ pub struct BackingFiles {
     state: Mutex<State>,
     /// Held while useless files are being removed.
     reaping: Mutex<()>,
+    /// Whether `allocated` is kept.
+    counted: AtomicBool,
+    /// Bytes on disk of all files: a sum of differences, which may be short of zero for a moment.
+    allocated: AtomicI64,
 }
 
 #[derive(Default)]
@@ -38,7 +43,18 @@ struct State {
     /// Created, and their directory entry not yet fsynced.
     fresh: FxHashSet<Id>,
     /// Useless once the journal is durable up to the xid.
-    doomed: Vec<(Id, Xid)>,
+    doomed: Vec<Doomed>,
+}
+
+struct Doomed {
+    id: Id,
+    xid: Xid,
+    /// On disk.
+    bytes: u64,
+}
+
+fn bytes_of(file: &File) -> io::Result<u64> {
+    Ok(file.metadata()?.blocks() * 512)
 }
 
 impl BackingFiles {
@@ -63,6 +79,8 @@ impl BackingFiles {
             open: Mutex::default(),
             state: Mutex::default(),
             reaping: Mutex::default(),
+            counted: AtomicBool::new(false),
+            allocated: AtomicI64::new(0),
         })
     }
 
@@ -105,7 +123,7 @@ impl BackingFiles {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         let created = options.open(self.path(id))?;
-        created.write_all_at(contents, 0)?;
+        self.counting(&created, || created.write_all_at(contents, 0))?;
         let mut state = self.state.lock();
         state.fresh.insert(id);
         *state.dirty.entry(id).or_insert(0) += 1;
@@ -116,6 +134,69 @@ impl BackingFiles {
     /// Note that a file was written; to be called after the write.
     pub fn mark_dirty(&self, ino: Ino, file: u64) {
         *self.state.lock().dirty.entry((ino, file)).or_insert(0) += 1;
+    }
+
+    /// Give back the space of a file that [`BackingFiles::create`] made, or began, and that no record
+    /// refers to. The empty file stays for the next mount to sweep: its number may be
+    /// used again at once, and then the file of that name must be the one that others have open.
+    pub fn discard(&self, ino: Ino, file: u64) {
+        let path = self.path((ino, file));
+        let emptied = File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|f| self.counting(&f, || f.set_len(0)));
+        match emptied {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), "a useless file takes space: {e}");
+            }
+            _ => {}
+        }
+    }
+
+    /// Do what changes the space that a file takes, and count the difference.
+    pub fn counting<T>(&self, file: &File, change: impl FnOnce() -> T) -> T {
+        if !self.counted.load(Ordering::SeqCst) {
+            return change();
+        }
+        let before = bytes_of(file);
+        let done = change();
+        if let (Ok(before), Ok(after)) = (before, bytes_of(file)) {
+            let difference = after as i64 - before as i64;
+            self.allocated.fetch_add(difference, Ordering::SeqCst);
+        }
+        done
+    }
+
+    /// Begin to count the bytes that all files take on disk. Not while files are written.
+    pub fn count(&self) -> Result<()> {
+        let _reaping = self.reaping.lock();
+        if self.counted.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut sum = 0;
+        self.each(&mut |id| {
+            // Removed meanwhile is fine: its removal is counted.
+            let bytes = fs::metadata(self.path(id)).map_or(0, |m| m.blocks() * 512);
+            sum += bytes as i64;
+            Ok(())
+        })?;
+        self.allocated.fetch_add(sum, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Bytes on disk of all files, once they are counted; before that 0.
+    pub fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::SeqCst).max(0) as u64
+    }
+
+    /// Bytes on disk of useless files that no pending snapshot keeps.
+    pub fn doomed_bytes(&self, pending_cut: Option<Xid>) -> u64 {
+        let state = self.state.lock();
+        let going = state
+            .doomed
+            .iter()
+            .filter(|d| pending_cut.is_none_or(|cut| d.id.1 > cut.0));
+        going.map(|d| d.bytes).sum()
     }
 
     /// Make a file's contents, and its existence, survive power loss. A file that was not written
@@ -180,8 +261,10 @@ impl BackingFiles {
 
     /// A file became useless with transaction `xid`.
     pub fn doom(&self, ino: Ino, file: u64, xid: Xid) {
-        self.open.lock().remove(&(ino, file));
-        self.state.lock().doomed.push(((ino, file), xid));
+        let id = (ino, file);
+        self.open.lock().remove(&id);
+        let bytes = fs::metadata(self.path(id)).map_or(0, |m| m.blocks() * 512);
+        self.state.lock().doomed.push(Doomed { id, xid, bytes });
     }
 
     /// Whether useless files still take space. A removal under way is waited for.
@@ -195,7 +278,7 @@ impl BackingFiles {
     pub fn reap(&self, synced: Xid, pending_cut: Option<Xid>) -> Result<()> {
         let _reaping = self.reaping.lock();
         let mut ready = Vec::new();
-        self.state.lock().doomed.retain(|(id, xid)| {
+        self.state.lock().doomed.retain(|Doomed { id, xid, .. }| {
             let keep = *xid > synced || pending_cut.is_some_and(|cut| id.1 <= cut.0);
             if !keep {
                 ready.push(*id);
@@ -216,16 +299,33 @@ impl BackingFiles {
 
     fn remove(&self, id: Id) -> Result<()> {
         let path = self.path(id);
+        let counted = self.counted.load(Ordering::SeqCst);
+        let bytes = counted
+            .then(|| fs::metadata(&path).ok())
+            .flatten()
+            .map_or(0, |m| m.blocks() * 512);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).context(|| format!("{} could not be removed", path.display()))
+            Ok(()) => {
+                self.allocated.fetch_sub(bytes as i64, Ordering::SeqCst);
+                Ok(())
             }
-            _ => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e).context(|| format!("{} could not be removed", path.display())),
         }
     }
 
     /// Remove what a crash left behind: every file that `wanted` does not know.
     pub fn sweep(&self, wanted: &dyn Fn(Ino, u64) -> Result<bool>) -> Result<()> {
+        self.each(&mut |(ino, file)| {
+            if wanted(ino, file)? {
+                Ok(())
+            } else {
+                self.remove((ino, file))
+            }
+        })
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(Id) -> Result<()>) -> Result<()> {
         let describe = || format!("{} could not be listed", self.dir.display());
         for sub in fs::read_dir(&self.dir).context(describe)? {
             let sub = sub.context(describe)?.path();
@@ -238,10 +338,8 @@ impl BackingFiles {
                         let hex = |t| u64::from_str_radix(t, 16).ok();
                         Some((Ino(hex(i)?), hex(f)?))
                     });
-                if let Some((ino, file)) = id
-                    && !wanted(ino, file)?
-                {
-                    self.remove((ino, file))?;
+                if let Some(id) = id {
+                    visit(id)?;
                 }
             }
         }

@@ -199,19 +199,26 @@ impl Instance {
         Ok(())
     }
 
-    /// The state directory's disk is the limit: its free space is ours.
+    /// A limit bounds what df tells; else the disk of the state directory does. What writers may not
+    /// use is not free, and what deleted files still hold is.
     pub(super) fn op_statfs(&self) -> OpResult<FileSystemStatistics> {
-        let disk = rustix::fs::statvfs(&self.dir)
-            .map_err(|e| self.io_refusal("the state directory could not be examined", &e.into()))?;
-        let counters = self.kvs.tables().counters;
+        let examined = |e| self.io_refusal("the state directory could not be examined", &e);
+        let disk = rustix::fs::statvfs(&self.dir).map_err(|e| examined(e.into()))?;
         let unit = disk.f_frsize.max(512);
-        let used = counters.bytes.div_ceil(unit);
+        let (total, free) = match &self.space {
+            Some(space) => {
+                let room = space.room(self.measured()).map_err(examined)?;
+                (room.total / unit, room.left / unit)
+            }
+            None => (disk.f_blocks, 0),
+        };
+        let inodes = self.kvs.tables().counters.inodes;
         Ok(FileSystemStatistics {
             block_size: u32::try_from(unit).unwrap_or(4096),
-            blocks: used + disk.f_bfree,
-            free: disk.f_bfree,
-            available: disk.f_bavail,
-            files: counters.inodes + disk.f_ffree,
+            blocks: total,
+            free,
+            available: free,
+            files: inodes + disk.f_ffree,
             files_free: disk.f_ffree,
             name_max: NAME_MAX as u32,
         })

@@ -6,6 +6,7 @@
 use super::Instance;
 use crate::journal::Event;
 use crate::kvs::{Miss, Tables};
+use crate::space::full_errno;
 use cbfs_core::error::Error;
 use cbfs_core::ids::Xid;
 use cbfs_core::inode::Timestamp;
@@ -136,24 +137,6 @@ impl Instance {
         Ok((value, xid))
     }
 
-    /// Do an operation that takes space; if the disk is full, once more after freeing what
-    /// deleted files still hold. Their space is kept until their deletion survives power loss,
-    /// seconds later: that must not make an operation fail that has room (ext4 does likewise
-    /// with blocks freed in the running transaction).
-    pub(super) fn with_space<T>(&self, operation: impl Fn() -> OpResult<T>) -> OpResult<T> {
-        let first = operation();
-        if !matches!(first, Err(Refusal::Errno(Errno::ENOSPC | Errno::EDQUOT))) {
-            return first;
-        }
-        if self.backing.holds_space()
-            && let Err(e) = self.sync_everything()
-        {
-            tracing::error!(instance = %self.id, causes = ?e.causes(), "sync: {e}");
-            return first;
-        }
-        operation()
-    }
-
     fn journal_errno(&self, e: &io::Error) -> Errno {
         match e.kind() {
             io::ErrorKind::StorageFull => Errno::ENOSPC,
@@ -171,16 +154,10 @@ impl Instance {
         self.kvs.load(miss).map_err(|e| self.eio(&e))
     }
 
-    /// The answer to an internal error: `EIO` (or `ENOSPC`), with the cause in the log.
+    /// The answer to an internal error: `EIO` (`ENOSPC` or `EDQUOT` on a full disk), with the cause in the log.
     pub(super) fn eio(&self, e: &Error) -> Refusal {
-        let mut cause: Option<&dyn std::error::Error> = Some(e);
-        while let Some(at) = cause {
-            if let Some(io) = at.downcast_ref::<io::Error>()
-                && io.kind() == io::ErrorKind::StorageFull
-            {
-                return Errno::ENOSPC.into();
-            }
-            cause = at.source();
+        if let Some(errno) = full_errno(e) {
+            return errno.into();
         }
         tracing::error!(instance = %self.id, causes = ?e.causes(), "{e}");
         Errno::EIO.into()

@@ -9,6 +9,7 @@ use super::commit::{Gate, Stop};
 use crate::data::data_ranges;
 use crate::journal::Event;
 use crate::kvs::{INLINE_MAX, Inode};
+use crate::space::Space;
 use crate::tiering::seek::{seek_data, seek_hole};
 use crate::tiering::tier_in::BlockAnswer;
 use cbfs_core::error::{Error, Result};
@@ -26,6 +27,14 @@ use std::sync::Arc;
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
 const ZERO_RANGE: u32 = 0x10;
+
+/// Bytes that one copy_file_range(2) copies at most.
+pub(super) const COPY_PIECE: u64 = 1 << 20;
+
+/// Whether fallocate(2) in this mode takes space.
+pub(super) fn takes_space(mode: u32) -> bool {
+    mode & PUNCH_HOLE == 0
+}
 
 /// A day in nanoseconds: relatime refreshes an access time that is older.
 const DAY: i64 = 24 * 3600 * 1_000_000_000;
@@ -128,7 +137,9 @@ impl Instance {
 
     /// Refresh the access time as relatime does: when it is not after the last change, or a day old.
     pub(super) fn touch_atime(&self, row: &InodeRow) {
-        if self.journal.is_none() || self.options.noatime {
+        // On a full disk records are for what makes room.
+        let short = self.space.as_ref().is_none_or(Space::is_short);
+        if short || self.options.noatime {
             return;
         }
         let stale = |row: &InodeRow, now: i64| {
@@ -183,17 +194,17 @@ impl Instance {
         } else {
             None
         };
-        if let Some((number, file)) = &spilled {
+        if let Some(Spill { number, file, .. }) = &spilled {
             // Nothing refers to the fresh file yet: it is whole before the record that does.
             self.write_backing(file, data, offset)?;
             self.backing.mark_dirty(ino, *number);
-            if self.truncated.lock().remove(&ino) {
+            if self.truncated.lock().contains(&ino) {
                 self.barrier.lock().insert((ino, *number));
             }
         }
         let gate = self.enter()?;
         let file = match &spilled {
-            Some((_, file)) => Arc::clone(file),
+            Some(spill) => Arc::clone(&spill.file),
             None => {
                 let file = self.backing_file(&inode)?;
                 self.preserve(&inode, &file, offset, end)?;
@@ -205,8 +216,8 @@ impl Instance {
         };
         self.commit_inside(&gate, |d| {
             d.live(ino)?;
-            if let Some((number, _)) = &spilled {
-                d.events.push(Event::Spill { ino, file: *number });
+            if let Some(spill) = &spilled {
+                d.events.push(spill.event());
             }
             d.events.push(Event::Write {
                 ino,
@@ -216,29 +227,46 @@ impl Instance {
             });
             Ok(())
         })?;
-        if spilled.is_none() {
-            if let Err(e) = self.write_backing(&file, data, offset) {
-                self.restore_after_failed_write(&gate, &inode.row);
-                return Err(e);
+        match spilled {
+            Some(spill) => {
+                spill.keep();
+                self.truncated.lock().remove(&ino);
             }
-            self.backing.mark_dirty(ino, inode.file);
+            None => {
+                if let Err(e) = self.write_backing(&file, data, offset) {
+                    self.restore_after_failed_write(&gate, &inode.row, &file);
+                    return Err(e);
+                }
+                self.backing.mark_dirty(ino, inode.file);
+            }
         }
         Ok(())
     }
 
     fn write_backing(&self, file: &File, data: &[u8], offset: u64) -> OpResult<()> {
-        file.write_all_at(data, offset)
+        self.backing
+            .counting(file, || file.write_all_at(data, offset))
             .map_err(|e| self.io_refusal("a backing file could not be written", &e))
     }
 
     /// Nothing of a failed write may show: its size goes back to what it was.
-    fn restore_after_failed_write(&self, gate: &Gate<'_>, before: &InodeRow) {
-        let undone = self.commit_inside(gate, |d| {
-            let mut row = d.live(before.ino)?.row;
-            row.size = before.size;
-            d.events.push(Event::InodeUpdate(row));
-            Ok(())
-        });
+    fn restore_after_failed_write(&self, gate: &Gate<'_>, before: &InodeRow, file: &File) {
+        if let Err(e) = self.cut_stale_tail(file, before.size) {
+            // The next write that makes the file longer does it.
+            tracing::debug!(instance = %self.id, ino = %before.ino, "a failed write takes space: {e:?}");
+        }
+        let undo = || {
+            self.commit_inside(gate, |d| {
+                let mut row = d.live(before.ino)?.row;
+                row.size = before.size;
+                d.events.push(Event::InodeUpdate(row));
+                Ok(())
+            })
+        };
+        let mut undone = undo();
+        if undone.is_err() && self.space.as_ref().is_some_and(Space::release) {
+            undone = undo();
+        }
         if undone.is_err() {
             self.poison(&Error::failed("a failed write could not be undone"));
         }
@@ -249,7 +277,8 @@ impl Instance {
     ///
     /// If those contents had already survived in the journal, the fresh file must survive
     /// before the record that makes it the contents does.
-    fn prepare_spill(&self, inode: &Inode) -> OpResult<(u64, Arc<File>)> {
+    /// Until [`Spill::keep`] it is removed again when the operation fails.
+    fn prepare_spill(&self, inode: &Inode) -> OpResult<Spill<'_>> {
         let ino = inode.row.ino;
         let contents = self.read(|tables| tables.inline(ino))?.unwrap_or_default();
         let (number, written) = {
@@ -260,16 +289,24 @@ impl Instance {
             )
         };
         let contents = &contents[..contents.len().min(inode.row.size as usize)];
-        let file = self
-            .backing
-            .create(ino, number, contents)
-            .map_err(|e| self.io_refusal("a backing file could not be created", &e))?;
+        let created = self.backing.create(ino, number, contents);
+        let file = created.map_err(|e| {
+            self.backing.discard(ino, number);
+            self.io_refusal("a backing file could not be created", &e)
+        })?;
+        let spill = Spill {
+            instance: self,
+            ino,
+            number,
+            file,
+            kept: false,
+        };
         if !contents.is_empty() && written <= self.synced_xid() {
             self.backing
                 .sync(ino, number)
                 .map_err(|e| self.sync_failed(&e))?;
         }
-        Ok((number, file))
+        Ok(spill)
     }
 
     /// A crash between the record of a truncation and the truncation itself leaves old bytes past
@@ -277,7 +314,7 @@ impl Instance {
     fn cut_stale_tail(&self, file: &File, size: u64) -> OpResult<()> {
         let cut = || -> io::Result<()> {
             if file.metadata()?.len() > size {
-                file.set_len(size)
+                self.backing.counting(file, || file.set_len(size))
             } else {
                 Ok(())
             }
@@ -347,7 +384,7 @@ impl Instance {
         };
         let gate = self.enter()?;
         let file = match (&spilled, inode.file) {
-            (Some((_, file)), _) => Some(Arc::clone(file)),
+            (Some(spill), _) => Some(Arc::clone(&spill.file)),
             (None, 0) => None,
             (None, _) => Some(self.backing_file(&inode)?),
         };
@@ -365,9 +402,9 @@ impl Instance {
         }
         let (after, xid) = self.commit_inside(&gate, |d| {
             let mut after = d.live(ino)?;
-            if let Some((number, _)) = &spilled {
-                d.events.push(Event::Spill { ino, file: *number });
-                after.file = *number;
+            if let Some(spill) = &spilled {
+                d.events.push(spill.event());
+                after.file = spill.number;
             }
             d.events.push(Event::Truncate { ino, size });
             after.row.size = size;
@@ -378,13 +415,16 @@ impl Instance {
             }
             Ok(after)
         })?;
+        if let Some(spill) = spilled {
+            spill.keep();
+        }
         if size == 0 && before > 0 {
             self.truncated.lock().insert(ino);
         }
         match file {
             Some(_) if size == 0 => self.backing.doom(ino, inode.file, xid),
             Some(file) if size < before => {
-                let cut = file.set_len(size);
+                let cut = self.backing.counting(&file, || file.set_len(size));
                 cut.map_err(|e| self.io_refusal("a backing file could not be cut", &e))?;
                 self.backing.mark_dirty(ino, after.file);
             }
@@ -430,7 +470,8 @@ impl Instance {
             return Ok(());
         }
         let file = self.backing_file(&inode)?;
-        match fallocate(&file, FallocateFlags::KEEP_SIZE, offset, end - offset) {
+        let allocate = || fallocate(&file, FallocateFlags::KEEP_SIZE, offset, end - offset);
+        match self.backing.counting(&file, allocate) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             Err(e) => Err(self.io_refusal("space could not be allocated", &e.into())),
         }
@@ -477,10 +518,12 @@ impl Instance {
             Ok::<_, Stop>(())
         })?;
         let flags = how | FallocateFlags::KEEP_SIZE;
-        let done = match fallocate(&file, flags, from, to - from) {
-            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&file, from, to),
-            other => other.map_err(io::Error::from),
-        };
+        let done =
+            self.backing
+                .counting(&file, || match fallocate(&file, flags, from, to - from) {
+                    Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&file, from, to),
+                    other => other.map_err(io::Error::from),
+                });
         done.map_err(|e| self.io_refusal("a hole could not be punched", &e))?;
         self.backing.mark_dirty(ino, inode.file);
         Ok(())
@@ -537,11 +580,41 @@ impl Instance {
         to: (Ino, u64),
         length: u64,
     ) -> OpResult<u64> {
-        const PIECE: u64 = 1 << 20;
-        let want = length.min(PIECE) as u32;
+        let want = length.min(COPY_PIECE) as u32;
         let bytes = self.op_read(patience, from.0, from.1, want)?;
         self.op_write(to.0, to.1, &bytes)?;
         Ok(bytes.len() as u64)
+    }
+}
+
+/// A fresh backing file that no record refers to yet; removed when dropped before
+/// [`Spill::keep`], under the same hold of the inode's stripe.
+struct Spill<'a> {
+    instance: &'a Instance,
+    ino: Ino,
+    number: u64,
+    file: Arc<File>,
+    kept: bool,
+}
+
+impl Spill<'_> {
+    fn event(&self) -> Event {
+        let (ino, file) = (self.ino, self.number);
+        Event::Spill { ino, file }
+    }
+
+    /// The record is in the journal.
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Spill<'_> {
+    fn drop(&mut self) {
+        // When poisoned, the record may be in the journal although the operation failed.
+        if !self.kept && self.instance.poisoned().is_none() {
+            self.instance.backing.discard(self.ino, self.number);
+        }
     }
 }
 

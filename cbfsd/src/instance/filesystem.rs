@@ -1,7 +1,9 @@
 //! The instance as FUSE serves it. Errno is chosen here and in the operations, nowhere below.
 
 use super::Instance;
+use super::contents::{COPY_PIECE, takes_space};
 use super::namespace::NewInode;
+use super::room::{NAME_COST, write_cost};
 use cbfs_core::ids::Ino;
 use cbfs_core::inode::FileKind;
 use cbfs_fuse::{
@@ -49,7 +51,11 @@ impl FileSystem for Instance {
         ino: u64,
         change: &SetAttributes,
     ) -> OpResult<Attributes> {
-        self.with_space(|| self.op_setattr(Ino(ino), change))
+        let set = || self.op_setattr(Ino(ino), change);
+        match change.size.and_then(|s| self.resize_cost(Ino(ino), s)) {
+            Some(cost) => self.taking(cost, set),
+            None => self.freeing(set),
+        }
     }
 
     fn readlink(&self, _: Patience, ino: u64) -> OpResult<Vec<u8>> {
@@ -77,7 +83,9 @@ impl FileSystem for Instance {
             rdev: if device { rdev } else { 0 },
             target: None,
         };
-        self.with_space(|| self.op_create(caller, (Ino(at.0), at.1), &new))
+        self.taking(NAME_COST, || {
+            self.op_create(caller, (Ino(at.0), at.1), &new)
+        })
     }
 
     fn mkdir(
@@ -95,7 +103,9 @@ impl FileSystem for Instance {
             rdev: 0,
             target: None,
         };
-        self.with_space(|| self.op_create(caller, (Ino(at.0), at.1), &new))
+        self.taking(NAME_COST, || {
+            self.op_create(caller, (Ino(at.0), at.1), &new)
+        })
     }
 
     fn symlink(
@@ -112,19 +122,21 @@ impl FileSystem for Instance {
             rdev: 0,
             target: Some(target),
         };
-        self.with_space(|| self.op_create(caller, (Ino(at.0), at.1), &new))
+        self.taking(NAME_COST, || {
+            self.op_create(caller, (Ino(at.0), at.1), &new)
+        })
     }
 
     fn link(&self, _: Patience, ino: u64, at: (u64, &[u8])) -> OpResult<Attributes> {
-        self.with_space(|| self.op_link(Ino(ino), (Ino(at.0), at.1)))
+        self.taking(NAME_COST, || self.op_link(Ino(ino), (Ino(at.0), at.1)))
     }
 
     fn unlink(&self, _: Patience, parent: u64, name: &[u8]) -> OpResult<()> {
-        self.with_space(|| self.op_unlink((Ino(parent), name)))
+        self.freeing(|| self.op_unlink((Ino(parent), name)))
     }
 
     fn rmdir(&self, _: Patience, parent: u64, name: &[u8]) -> OpResult<()> {
-        self.with_space(|| self.op_rmdir((Ino(parent), name)))
+        self.freeing(|| self.op_rmdir((Ino(parent), name)))
     }
 
     fn rename(
@@ -134,7 +146,7 @@ impl FileSystem for Instance {
         to: (u64, &[u8]),
         flags: u32,
     ) -> OpResult<()> {
-        self.with_space(|| self.op_rename((Ino(from.0), from.1), (Ino(to.0), to.1), flags))
+        self.freeing(|| self.op_rename((Ino(from.0), from.1), (Ino(to.0), to.1), flags))
     }
 
     fn read(&self, patience: Patience, ino: u64, offset: u64, size: u32) -> OpResult<Vec<u8>> {
@@ -142,7 +154,9 @@ impl FileSystem for Instance {
     }
 
     fn write(&self, _: Patience, ino: u64, offset: u64, data: &[u8]) -> OpResult<()> {
-        self.with_space(|| self.op_write(Ino(ino), offset, data))
+        let length = data.len() as u64;
+        let cost = write_cost(length, offset.saturating_add(length));
+        self.taking(cost, || self.op_write(Ino(ino), offset, data))
     }
 
     fn fsync(&self, _: Patience, ino: u64, _datasync: bool) -> OpResult<()> {
@@ -172,7 +186,10 @@ impl FileSystem for Instance {
         flags: u32,
         kill_sgid: bool,
     ) -> OpResult<()> {
-        self.with_space(|| self.op_setxattr(Ino(ino), name, value, flags, kill_sgid))
+        let cost = NAME_COST + 2 * value.len() as u64;
+        self.taking(cost, || {
+            self.op_setxattr(Ino(ino), name, value, flags, kill_sgid)
+        })
     }
 
     fn getxattr(&self, _: Patience, ino: u64, name: &[u8]) -> OpResult<Vec<u8>> {
@@ -184,7 +201,7 @@ impl FileSystem for Instance {
     }
 
     fn removexattr(&self, _: Patience, ino: u64, name: &[u8]) -> OpResult<()> {
-        self.with_space(|| self.op_removexattr(Ino(ino), name))
+        self.freeing(|| self.op_removexattr(Ino(ino), name))
     }
 
     fn fallocate(
@@ -195,7 +212,12 @@ impl FileSystem for Instance {
         length: u64,
         mode: u32,
     ) -> OpResult<()> {
-        self.with_space(|| self.op_fallocate(Ino(ino), offset, length, mode))
+        let allocate = || self.op_fallocate(Ino(ino), offset, length, mode);
+        if takes_space(mode) {
+            self.taking(self.allocation_cost(Ino(ino), offset, length), allocate)
+        } else {
+            self.freeing(allocate)
+        }
     }
 
     fn seek(&self, _: Patience, ino: u64, offset: u64, whence: u32) -> OpResult<u64> {
@@ -209,7 +231,10 @@ impl FileSystem for Instance {
         to: (u64, u64),
         length: u64,
     ) -> OpResult<u64> {
-        self.with_space(|| {
+        // A piece at a time.
+        let piece = length.min(COPY_PIECE);
+        let cost = write_cost(piece, to.1.saturating_add(piece));
+        self.taking(cost, || {
             self.op_copy_range(patience, (Ino(from.0), from.1), (Ino(to.0), to.1), length)
         })
     }

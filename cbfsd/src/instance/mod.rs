@@ -10,6 +10,7 @@ mod filesystem;
 mod listing;
 mod namespace;
 mod open;
+mod room;
 mod snapshot_source;
 mod workers;
 
@@ -18,6 +19,7 @@ pub use open::{MasterParams, SlaveParams};
 use crate::data::{BackingFiles, Preserved};
 use crate::journal::{Event, Journal, Syncer};
 use crate::kvs::{Found, Inode, Kvs, Tables};
+use crate::space::Space;
 use crate::tiering::tier_in::TierIn;
 use cbfs_core::api::{Health, Role};
 use cbfs_core::clock::Clock;
@@ -28,7 +30,7 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -55,6 +57,10 @@ pub struct Options {
     pub sync_every: Duration,
     /// Never update access times.
     pub noatime: bool,
+    /// Bound on data, KVS and journal, in bytes.
+    pub limit: Option<u64>,
+    /// Size of the ballast in bytes; by the size of the disk when not given.
+    pub ballast: Option<u64>,
 }
 
 impl Default for Options {
@@ -67,6 +73,8 @@ impl Default for Options {
             cache_limit: 32 << 20,
             sync_every: Duration::from_secs(5),
             noatime: false,
+            limit: None,
+            ballast: None,
         }
     }
 }
@@ -108,6 +116,10 @@ pub struct Instance {
     gate: RwLock<()>,
     stripes: Vec<RwLock<()>>,
     backing: BackingFiles,
+    /// `None` on a slave.
+    space: Option<Space>,
+    /// The last transaction before unused room was last given back.
+    reclaimed_at: AtomicU64,
     tier_in: Option<Arc<TierIn>>,
     /// What the snapshot being persisted still needs.
     preserved: RwLock<Option<Arc<Preserved>>>,
@@ -274,7 +286,7 @@ impl Instance {
         if !orphan || self.lookups.lock().contains_key(&ino) {
             return;
         }
-        if let Err(Refusal::Errno(e)) = self.with_space(|| self.destroy(ino))
+        if let Err(Refusal::Errno(e)) = self.freeing(|| self.destroy(ino))
             && e != Errno::EROFS
         {
             // It stays an orphan until then, or is swept at the next mount.

@@ -8,6 +8,7 @@ use super::{Instance, Options};
 use crate::data::BackingFiles;
 use crate::journal::{self, Event, Journal, Record, SegmentReader};
 use crate::kvs::{Committed, Counters, Kvs, Miss};
+use crate::space::{Space, full_errno};
 use crate::tiering::tier_in::TierIn;
 use cbfs_core::api::Role;
 use cbfs_core::clock::Clock;
@@ -21,6 +22,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// What a master is opened with.
 pub struct MasterParams {
@@ -65,6 +67,17 @@ impl Instance {
     /// [`ErrorKind::Conflict`] when another daemon holds the directory, [`ErrorKind::Damage`] when the
     /// journal or KVS is damaged before its durable end.
     pub fn open_master(params: MasterParams) -> Result<Arc<Instance>> {
+        let dir = params.dir.clone();
+        Instance::recover(params).map_err(|e| match full_errno(&e) {
+            Some(_) => e.hint(format!(
+                "make some room on the disk of {}, or raise its quota",
+                dir.display()
+            )),
+            None => e,
+        })
+    }
+
+    fn recover(params: MasterParams) -> Result<Arc<Instance>> {
         let MasterParams {
             id,
             dir,
@@ -74,6 +87,9 @@ impl Instance {
             clock,
         } = params;
         let lock = lock_state_dir(&dir)?;
+        // Before anything else: on a full disk recovery needs the ballast's room.
+        let space = Space::open(&dir, options.limit, options.ballast)
+            .context(|| format!("{} could not be examined", dir.display()))?;
         let journal_dir = dir.join("journal");
         for sub in [
             &journal_dir,
@@ -110,6 +126,8 @@ impl Instance {
             gate: RwLock::new(()),
             stripes: stripes(),
             backing,
+            space: Some(space),
+            reclaimed_at: AtomicU64::new(0),
             tier_in: None,
             preserved: RwLock::default(),
             lookups: Mutex::default(),
@@ -124,6 +142,8 @@ impl Instance {
         });
         instance.create_root()?;
         instance.sweep()?;
+        instance.set_limit(instance.options.limit)?;
+        instance.tend_room();
         Ok(instance)
     }
 
@@ -157,6 +177,8 @@ impl Instance {
             gate: RwLock::new(()),
             stripes: stripes(),
             backing,
+            space: None,
+            reclaimed_at: AtomicU64::new(0),
             tier_in: Some(tier_in),
             preserved: RwLock::default(),
             lookups: Mutex::default(),

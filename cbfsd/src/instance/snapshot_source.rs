@@ -36,6 +36,12 @@ impl Instance {
         let limit = self.options.cache_limit;
         // Most of the dirty rows go out before the gate closes.
         let mut flush = self.kvs.lock_flush(&sync, limit)?;
+        // What is before the cut stands in segments that go when the snapshot is complete.
+        {
+            let _tables = self.kvs.tables();
+            let rolled = journal.lock().roll();
+            rolled.context(|| "a journal segment could not be begun".into())?;
+        }
         // Copies of a cut that a power loss undid: the new one has the same generation.
         let left = self
             .dir

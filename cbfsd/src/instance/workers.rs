@@ -119,8 +119,11 @@ impl Instance {
                     self.set_problem("flush", Some(format!("rows cannot be written out: {e}")));
                 }
             }
-            let _state = self.workers.state.lock();
-            self.workers.flushed.notify_all();
+            {
+                let _state = self.workers.state.lock();
+                self.workers.flushed.notify_all();
+            }
+            self.tend_room();
         }
     }
 
@@ -147,12 +150,14 @@ impl Instance {
         }
     }
 
-    /// Write the dirty rows into SQLite.
+    /// Write the dirty rows into SQLite. When that fails they stay in memory for the next time.
     pub fn flush(&self) -> Result<()> {
-        self.kvs.flush(
-            &|xid| self.sync_journal(xid).map(drop),
-            self.options.cache_limit,
-        )
+        self.with_reserve(|| {
+            self.kvs.flush(
+                &|xid| self.sync_journal(xid).map(drop),
+                self.options.cache_limit,
+            )
+        })
     }
 
     /// Make the journal durable up to `through`, after the backing files that must come first.

@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// Rows written under one hold of the mutex: between two such chunks readers get their turn.
 const CHUNK: usize = 1000;
 
+/// Fewer unused pages than this are not worth the work of giving them back.
+const UNUSED_PAGES: i64 = 64;
+
 /// A file of the KVS.
 pub struct KvsFile {
     path: PathBuf,
@@ -49,7 +52,7 @@ impl KvsFile {
         let conn = Connection::open(path).context(describe)?;
         conn.set_prepared_statement_cache_capacity(64);
         conn.execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;
+            "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;
              PRAGMA cache_size=-8192; PRAGMA wal_autocheckpoint=16000; PRAGMA busy_timeout=5000;",
         )
         .context(describe)?;
@@ -228,6 +231,31 @@ impl KvsFile {
             }
             Ok(())
         })
+    }
+
+    /// Give the pages that deleted rows left back to the disk. Nobody writes meanwhile.
+    pub fn shrink(&self) -> Result<()> {
+        self.checkpoint()?;
+        loop {
+            let unused: i64 =
+                self.with(|conn| Ok(conn.query_row("PRAGMA freelist_count", [], |r| r.get(0))?))?;
+            if unused < UNUSED_PAGES {
+                return Ok(());
+            }
+            self.with(|conn| {
+                let mut vacuum = conn.prepare(&format!("PRAGMA incremental_vacuum({CHUNK})"))?;
+                let mut pages = vacuum.query([])?;
+                while pages.next()?.is_some() {}
+                Ok(())
+            })?;
+            self.checkpoint()?;
+            let left: i64 =
+                self.with(|conn| Ok(conn.query_row("PRAGMA freelist_count", [], |r| r.get(0))?))?;
+            if left >= unused {
+                // A file of before it was made to shrink.
+                return Ok(());
+            }
+        }
     }
 
     /// Close the file for good and give it the name of a frozen one: a single file from then on that

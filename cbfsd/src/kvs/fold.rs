@@ -13,6 +13,9 @@ use std::path::Path;
 /// Rows per transaction.
 const BATCH: usize = 1000;
 
+/// Pages in the write-ahead log of `main` before they go into the file.
+const FOLD_WAL_PAGES: i64 = 1000;
+
 /// How the rows of one table go from a frozen file into `main`.
 struct Step {
     /// Reads the frozen file. The last column tells whether the row is alive (1) or a tombstone.
@@ -34,6 +37,8 @@ impl Kvs {
         let path = frozen.file.path();
         let describe = || format!("{} could not be folded", path.display());
         let source = open_closed(path)?;
+        // On a full disk a long write-ahead log is what a fold fails on.
+        main.with(|conn| Ok(conn.pragma_update(None, "wal_autocheckpoint", FOLD_WAL_PAGES)?))?;
         for step in steps(files.base.is_some()) {
             run(&source, main, &step).map_err(|e| e.context(describe()))?;
         }

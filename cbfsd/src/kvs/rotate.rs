@@ -87,6 +87,14 @@ impl Kvs {
         Ok(lock)
     }
 
+    /// Give the space that deleted rows left in the files back to the disk.
+    pub fn shrink(&self) -> Result<()> {
+        let _no_flush = self.flush.lock();
+        let files = self.files();
+        let growing = files.active.iter().chain(&files.main);
+        growing.into_iter().try_for_each(|file| file.shrink())
+    }
+
     /// Take the cut for snapshot `number`: the caller holds the gate exclusively, so that no
     /// operation is half done. After it the gate may be left; [`Kvs::rotate`] must follow.
     pub fn cut(

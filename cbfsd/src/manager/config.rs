@@ -38,6 +38,12 @@ pub struct InstanceConfig {
     /// Never update access times.
     #[serde(default)]
     pub noatime: bool,
+    /// Bound on what a master keeps on this node, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvs_limit: Option<u64>,
+    /// Space held back for a full disk, in bytes; by the size of the disk when it is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ballast: Option<u64>,
 }
 
 impl InstanceConfig {

@@ -141,6 +141,8 @@ impl Manager {
         let dir = self.instances_dir().join(config.id());
         let options = Options {
             noatime: config.noatime,
+            limit: config.kvs_limit,
+            ballast: config.ballast,
             ..Options::from_environment()
         };
         let open = match config.role {
@@ -357,26 +359,11 @@ impl Open {
             last_snapshot: last.map(|m| m.number),
             unpublished: xid.0.saturating_sub(published.0),
             inodes: counters.inodes,
-            local_bytes: local_bytes(&self.dir),
+            local_bytes: self.instance.local_bytes(),
+            kvs_limit: self.instance.limit(),
             dirty_bytes: dirty_bytes as u64,
         }
     }
-}
-
-/// Bytes on disk of the parts of a state directory that grow, large files left to statfs.
-fn local_bytes(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let of = |sub: &str| -> u64 {
-        let Ok(entries) = fs::read_dir(dir.join(sub)) else {
-            return 0;
-        };
-        entries
-            .flatten()
-            .filter_map(|e| e.metadata().ok())
-            .map(|m| m.blocks() * 512)
-            .sum()
-    };
-    of("kvs") + of("journal")
 }
 
 fn unknown_instance(id: &str) -> Error {

@@ -18,12 +18,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Smaller limits leave no room for the KVS's own files, in bytes.
+const SMALLEST_LIMIT: u64 = 64 << 20;
+
 impl Manager {
     /// Mount a file system (creating its master here if there is none) or a snapshot.
     pub fn mount(self: &Arc<Self>, request: &MountRequest) -> Result<InstanceInfo> {
         let _one = self.changing.lock();
         self.refuse_when_stopping()?;
         let mount_point = check_mount_point(&request.mount_point, request.non_empty)?;
+        check_limit(request)?;
         let open = match request.role {
             Role::Master => {
                 if request.snapshot.is_some() {
@@ -37,7 +41,13 @@ impl Manager {
             }
             Role::Slave => self.slave_for(request)?,
         };
+        // Files in the state directory change although the disk may be full.
+        let _room = open.instance.lend_room()?;
+        if request.kvs_limit.is_some() {
+            open.instance.set_limit(limit_of(request))?;
+        }
         if let Err(e) = self.attach(&open, &mount_point) {
+            open.instance.set_limit(open.config.lock().kvs_limit)?;
             if request.role == Role::Slave {
                 self.discard_slave(&open)?;
             }
@@ -47,6 +57,9 @@ impl Manager {
             let mut config = open.config.lock();
             config.mount_point = Some(mount_point);
             config.noatime = request.noatime;
+            if request.kvs_limit.is_some() {
+                config.kvs_limit = limit_of(request);
+            }
             config.store(&open.dir)
         };
         stored?;
@@ -92,6 +105,8 @@ impl Manager {
             nonce: Some(self.ids.uuid().simple().to_string()),
             mount_point: None,
             noatime: request.noatime,
+            kvs_limit: limit_of(request),
+            ballast: None,
         };
         let config = self.claim_first_epoch(&*bucket, config)?;
         self.open_instance(config, None)
@@ -153,6 +168,8 @@ impl Manager {
             nonce: None,
             mount_point: None,
             noatime: request.noatime,
+            kvs_limit: None,
+            ballast: None,
         };
         let id = config.id();
         if let Some(open) = self.open.lock().get(&id) {
@@ -299,6 +316,7 @@ impl Manager {
         } else {
             open.instance.forget_all();
             {
+                let _room = open.instance.lend_room()?;
                 let mut config = open.config.lock();
                 config.mount_point = None;
                 config.store(&open.dir)?;
@@ -404,6 +422,27 @@ fn other_master(fs: &Handle, claim: &EpochClaim) -> Error {
         claim.node, claim.host, claim.epoch, claim.claimed_at
     );
     Error::new(ErrorKind::Conflict, text).hint(SLAVE_OR_PROMOTE)
+}
+
+/// The limit that a request sets; 0 lifts it.
+fn limit_of(request: &MountRequest) -> Option<u64> {
+    request.kvs_limit.filter(|limit| *limit > 0)
+}
+
+fn check_limit(request: &MountRequest) -> Result<()> {
+    let Some(limit) = request.kvs_limit else {
+        return Ok(());
+    };
+    if request.role == Role::Slave {
+        let text = "a snapshot takes no data in: a limit is for the master";
+        return Err(Error::new(ErrorKind::Usage, text).hint("leave out --kvs-limit"));
+    }
+    if limit > 0 && limit < SMALLEST_LIMIT {
+        let text = format!("a limit of {limit} bytes is too small");
+        return Err(Error::new(ErrorKind::Usage, text)
+            .hint(format!("give at least {} MiB", SMALLEST_LIMIT >> 20)));
+    }
+    Ok(())
 }
 
 fn not_mounted(target: &str) -> Error {

@@ -18,6 +18,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Tarballs do not get smaller than this on a full disk, in bytes.
+const SMALLEST_TARBALL_TARGET: u64 = 1 << 20;
+
 /// zstd's level for everything persisted.
 const LEVEL: i32 = 3;
 
@@ -36,7 +39,11 @@ impl SnapshotService {
     pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let mut pause = RETRY_PAUSE;
         loop {
-            let error = match self.attempt(number) {
+            let tried = {
+                let _room = self.instance.lend_room()?;
+                self.attempt(number)
+            };
+            let error = match tried {
                 Ok(Outcome::Complete) => {
                     self.instance.set_problem("snapshots", None);
                     return Ok(());
@@ -250,7 +257,7 @@ impl SnapshotService {
                 instance: &at_cut,
                 out: &proxy,
                 level: LEVEL,
-                tarball_target: DEFAULT_TARBALL_TARGET,
+                tarball_target: self.tarball_target(),
             };
             publication.attach(uploader);
             let log_key = format!("{}{}", job_prefix(&manifest), keys::LOG);
@@ -331,6 +338,12 @@ impl SnapshotService {
         Ok(())
     }
 
+    /// Several tarballs must fit into what the disk leaves.
+    fn tarball_target(&self) -> u64 {
+        let free = self.instance.free_bytes();
+        (free / 8).clamp(SMALLEST_TARBALL_TARGET, DEFAULT_TARBALL_TARGET)
+    }
+
     /// Frozen files of failed snapshots before this one: their changes belong to it.
     fn merged(&self, frozen: &Frozen) -> Result<Option<PathBuf>> {
         let complete = self.last_complete().map_or(Xid(0), |m| m.xid.to);
@@ -407,6 +420,8 @@ impl SnapshotService {
         if !running {
             self.empty_proxy()?;
         }
+        // First: the frozen file has it all, and folding that takes room.
+        journal::trim(&self.instance.journal_dir(), manifest.xid.to)?;
         let mut done: Vec<Frozen> = self
             .instance
             .kvs()
@@ -420,7 +435,6 @@ impl SnapshotService {
         for frozen in &done {
             self.instance.kvs().fold(frozen)?;
         }
-        journal::trim(&self.instance.journal_dir(), manifest.xid.to)?;
         Ok(())
     }
 }

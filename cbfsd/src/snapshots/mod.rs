@@ -160,6 +160,8 @@ impl SnapshotService {
                     .hint("a later epoch has taken over; see `cbfsctl epoch list`"),
             );
         }
+        // Its log must be written on a full disk too.
+        let _room = self.instance.lend_room()?;
         let info = {
             let mut state = self.state.lock();
             if let Some(name) = &request.name {

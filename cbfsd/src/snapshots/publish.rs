@@ -11,7 +11,7 @@ use cbfs_core::format::manifest::Manifest;
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::ids::{Epoch, SnapshotNumber};
 use cbfs_core::snapshot::StatusEvent;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// At most this often a progress line goes into the log.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// With fewer free bytes than this the persister waits for the uploader.
+const SCANT_ROOM: u64 = 256 << 20;
 
 /// One attempt on its way: hears of the persister, feeds the uploader, keeps the log.
 pub(super) struct Publication {
@@ -28,6 +31,9 @@ pub(super) struct Publication {
     /// The attempt has failed: nothing more is sent.
     aborted: AtomicBool,
     progress: Mutex<Progress>,
+    /// Objects that are queued and have not arrived.
+    waiting: Mutex<u64>,
+    arrived: Condvar,
 }
 
 /// What of the persister's progress is in the log.
@@ -49,6 +55,8 @@ impl Publication {
             uploader: Mutex::default(),
             aborted: AtomicBool::new(false),
             progress: Mutex::default(),
+            waiting: Mutex::default(),
+            arrived: Condvar::new(),
         }
     }
 
@@ -59,8 +67,33 @@ impl Publication {
     /// Queue an object.
     pub(super) fn send(&self, object: &ObjectRef, path: &Path) -> Result<()> {
         match &*self.uploader.lock() {
-            Some(uploader) => uploader.send(object, path),
+            Some(uploader) => {
+                *self.waiting.lock() += 1;
+                uploader.send(object, path)
+            }
             None => Err(Error::failed("the uploader has stopped")),
+        }
+    }
+
+    /// On a full disk the next object is made when those before it have arrived, and are gone from
+    /// the proxy cache.
+    fn wait_for_room(&self) {
+        let ended = || {
+            self.uploader
+                .lock()
+                .as_ref()
+                .is_none_or(Uploader::has_ended)
+        };
+        while self.service.instance.free_bytes() < SCANT_ROOM {
+            if ended() || self.service.stopping() {
+                return;
+            }
+            let mut waiting = self.waiting.lock();
+            if *waiting == 0 {
+                return;
+            }
+            // An uploader that ends early tells nobody.
+            self.arrived.wait_for(&mut waiting, PROGRESS_EVERY);
         }
     }
 
@@ -130,7 +163,9 @@ impl Observer for Publication {
             size: object.size,
         };
         self.service.record(self.number, event)?;
-        self.send(object, path)
+        self.send(object, path)?;
+        self.wait_for_room();
+        Ok(())
     }
 
     fn cancelled(&self) -> bool {
@@ -145,6 +180,11 @@ impl UploadObserver for SentinelObserver {
             size: object.size,
         };
         self.0.service.record(self.0.number, event)
+    }
+
+    fn object_removed(&self) {
+        *self.0.waiting.lock() -= 1;
+        self.0.arrived.notify_all();
     }
 
     fn cancelled(&self) -> bool {

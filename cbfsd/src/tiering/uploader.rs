@@ -21,6 +21,9 @@ pub trait UploadObserver: Send + Sync {
     /// An object has arrived.
     fn object_sent(&self, object: &ObjectRef) -> Result<()>;
 
+    /// Its local copy is removed.
+    fn object_removed(&self) {}
+
     /// Whether to stop before the next object.
     fn cancelled(&self) -> bool;
 
@@ -94,6 +97,7 @@ fn run(
         if let Err(e) = std::fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), "an uploaded object stays in the proxy cache: {e}");
         }
+        observer.object_removed();
     }
     Ok(())
 }

@@ -156,7 +156,12 @@ fn times_follow_what_is_done() {
 fn statfs_counts_inodes_and_blocks() {
     needs_fuse!();
     let m = Master::new();
+    // With a limit others' use of the disk does not show.
+    m.node.ctl(["umount", &m.fs]).ok();
+    let mnt = m.mnt.to_str().unwrap();
+    m.node.ctl(["mount", &m.fs, mnt, "--kvs-limit", "1G"]).ok();
     let before = rustix::fs::statvfs(&m.mnt).unwrap();
+    assert_eq!(before.f_blocks * before.f_frsize, 1 << 30);
     tree::small_files(&m.dir("some"), 500);
     fs::write(m.at("large"), noise(1, 8 << 20)).unwrap();
     let after = rustix::fs::statvfs(&m.mnt).unwrap();

@@ -55,7 +55,14 @@ pub(crate) fn instance_table(instances: &[InstanceInfo]) -> Table {
                 .unwrap_or_default(),
             quantities::count(i.unpublished),
             quantities::count(i.inodes),
-            quantities::bytes(i.local_bytes),
+            match i.kvs_limit {
+                Some(limit) => format!(
+                    "{} of {}",
+                    quantities::bytes(i.local_bytes),
+                    quantities::bytes(limit)
+                ),
+                None => quantities::bytes(i.local_bytes),
+            },
             i.mount_point
                 .as_ref()
                 .map(|p| printable(&p.to_string_lossy()))
@@ -107,6 +114,7 @@ mod tests {
              "role": "master", "epoch": 1, "mount_point": "/mnt/home", "health": "degraded",
              "problems": ["snapshot 3 failed: 403"], "xid": 7, "durable_xid": 7,
              "last_snapshot": 2, "unpublished": 1204, "inodes": 20000, "local_bytes": 5000000,
+             "kvs_limit": 10737418240u64,
              "dirty_bytes": 0},
             {"id": format!("home-{uuid}@2"), "fs": format!("home-{uuid}"), "bucket": "file:///srv/b",
              "role": "slave", "epoch": 1, "snapshot": 2, "health": "ok", "xid": 7, "durable_xid": 7,

@@ -63,9 +63,11 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         "inodes         {}",
         quantities::count(i.inodes)
     ))?;
+    let limit = i.kvs_limit.map(|l| format!(" of {}", quantities::bytes(l)));
     output.line(format_args!(
-        "local          {}",
-        quantities::bytes(i.local_bytes)
+        "local          {}{}",
+        quantities::bytes(i.local_bytes),
+        limit.unwrap_or_default()
     ))?;
     output.line(format_args!(
         "dirty          {}",
