@@ -3,6 +3,7 @@
 
 pub mod daemon;
 pub mod data;
+pub mod failpoints;
 pub mod instance;
 pub mod journal;
 pub mod kvs;

@@ -5,6 +5,7 @@
 //! Ordering: a backing file is removed only after the journal record that made it useless is durable
 //! ([`BackingFiles::reap`]); else a power loss could bring the name back without the contents.
 
+use crate::failpoints::{self, reach};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Result};
 use cbfs_core::ids::{Ino, Xid};
@@ -209,6 +210,7 @@ impl BackingFiles {
                 state.fresh.remove(&id);
             }
             self.open.lock().remove(&id);
+            reach(failpoints::REAP_BEFORE_REMOVAL);
             self.remove(id)?;
         }
         Ok(())

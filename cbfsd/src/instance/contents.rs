@@ -7,6 +7,7 @@
 use super::Instance;
 use super::commit::{Gate, Stop};
 use crate::data::data_ranges;
+use crate::failpoints::{self, reach};
 use crate::journal::Event;
 use crate::kvs::{INLINE_MAX, Inode};
 use crate::tiering::seek::{seek_data, seek_hole};
@@ -190,6 +191,7 @@ impl Instance {
             if self.truncated.lock().remove(&ino) {
                 self.barrier.lock().insert((ino, *number));
             }
+            reach(failpoints::SPILL_FILLED);
         }
         let gate = self.enter()?;
         let file = match &spilled {
@@ -217,6 +219,7 @@ impl Instance {
             Ok(())
         })?;
         if spilled.is_none() {
+            reach(failpoints::WRITE_JOURNALED);
             if let Err(e) = self.write_backing(&file, data, offset) {
                 self.restore_after_failed_write(&gate, &inode.row);
                 return Err(e);
@@ -361,6 +364,7 @@ impl Instance {
                 self.cut_stale_tail(file, before)?;
                 let grown = file.set_len(size);
                 grown.map_err(|e| self.io_refusal("a backing file could not be extended", &e))?;
+                reach(failpoints::TRUNCATE_EXTENDED);
             }
         }
         let (after, xid) = self.commit_inside(&gate, |d| {
@@ -381,6 +385,7 @@ impl Instance {
         if size == 0 && before > 0 {
             self.truncated.lock().insert(ino);
         }
+        reach(failpoints::TRUNCATE_JOURNALED);
         match file {
             Some(_) if size == 0 => self.backing.doom(ino, inode.file, xid),
             Some(file) if size < before => {
@@ -476,6 +481,7 @@ impl Instance {
             d.events.push(Event::InodeUpdate(row));
             Ok::<_, Stop>(())
         })?;
+        reach(failpoints::HOLE_JOURNALED);
         let flags = how | FallocateFlags::KEEP_SIZE;
         let done = match fallocate(&file, flags, from, to - from) {
             Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&file, from, to),

@@ -16,6 +16,7 @@ mod workers;
 pub use open::{MasterParams, SlaveParams};
 
 use crate::data::{BackingFiles, Preserved};
+use crate::failpoints::{self, reach};
 use crate::journal::{Event, Journal, Syncer};
 use crate::kvs::{Found, Inode, Kvs, Tables};
 use crate::tiering::tier_in::TierIn;
@@ -279,6 +280,7 @@ impl Instance {
             d.events.push(Event::InodeDestroy { ino });
             Ok(Some(inode))
         })?;
+        reach(failpoints::DESTROY_JOURNALED);
         if let Some(Inode { file, .. }) = destroyed
             && file != 0
         {

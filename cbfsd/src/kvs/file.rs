@@ -7,6 +7,7 @@
 //! loss after [`KvsFile::checkpoint`]; until then the journal has it.
 
 use super::table::{Dentry, Inline, Inode, Table, Xattr};
+use crate::failpoints::{self, reach};
 use cbfs_core::error::{Context, Result};
 use cbfs_core::ids::{Ino, SnapshotNumber, Xid};
 use cbfs_core::inode::InodeRow;
@@ -127,7 +128,10 @@ impl KvsFile {
     ) -> Result<()> {
         self.with(|conn| Ok(conn.execute_batch("BEGIN IMMEDIATE")?))?;
         match self.write_rows(table, committed, closed_by) {
-            Ok(()) => self.with(|conn| Ok(conn.execute_batch("COMMIT")?)),
+            Ok(()) => {
+                reach(failpoints::FLUSH_BEFORE_COMMIT);
+                self.with(|conn| Ok(conn.execute_batch("COMMIT")?))
+            }
             Err(e) => {
                 let undone = self.with(|conn| Ok(conn.execute_batch("ROLLBACK")?));
                 if let Err(undo) = undone {
@@ -239,7 +243,9 @@ impl KvsFile {
             self.with(|conn| Ok(conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?))?;
         }
         if self.path != to && self.path.exists() {
+            reach(failpoints::ROTATE_BEFORE_RENAME);
             std::fs::rename(&self.path, to)
+                .inspect(|()| reach(failpoints::ROTATE_RENAMED))
                 .and_then(|()| match to.parent() {
                     Some(dir) => cbfs_core::durable_file::sync_dir(dir),
                     None => Ok(()),

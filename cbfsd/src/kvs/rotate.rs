@@ -12,6 +12,7 @@
 use super::file::{Committed, KvsFile};
 use super::table::Table;
 use super::{Files, Kvs, Tables};
+use crate::failpoints::{self, reach};
 use crate::journal::{Event, Journal};
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::ids::{SnapshotNumber, Xid};
@@ -81,8 +82,11 @@ impl Kvs {
             let committed = committed(&tables);
             (swap_out(&mut tables), committed)
         };
+        reach(failpoints::FLUSH_SWAPPED);
         sync(committed.xid)?;
+        reach(failpoints::FLUSH_JOURNAL_SYNCED);
         active.write(&table, &committed, None)?;
+        reach(failpoints::FLUSH_COMMITTED);
         self.retire(&table, cache_limit);
         Ok(lock)
     }
@@ -96,11 +100,13 @@ impl Kvs {
         number: SnapshotNumber,
         time: Timestamp,
     ) -> Result<Xid> {
+        reach(failpoints::CUT_BEFORE_RECORD);
         let mut tables = self.tables();
         let xid = tables.xid.next();
         journal
             .append(xid, time, &[Event::Cut { number }])
             .context(|| "the cut could not be journaled".into())?;
+        reach(failpoints::CUT_JOURNALED);
         self.begin_cut(&mut tables, lock, number, xid);
         Ok(xid)
     }
@@ -157,16 +163,20 @@ impl Kvs {
             Some(frozen) => frozen.clone(),
             None => {
                 sync(committed.xid)?;
+                reach(failpoints::ROTATE_BEFORE_ROWS);
                 if active.closed_by()? != Some(*number) {
                     active.write(&table, committed, Some(*number))?;
                 }
+                reach(failpoints::ROTATE_MARKED);
                 let frozen = freeze(&self.dir, &active, files.generation, *number, committed)?;
                 done.insert(frozen).clone()
             }
         };
+        reach(failpoints::ROTATE_FROZEN);
         let next = Arc::new(KvsFile::open(
             &self.dir.join(active_name(files.generation + 1)),
         )?);
+        reach(failpoints::ROTATE_NEW_ACTIVE);
         let mut all = vec![frozen];
         all.extend(files.frozen.iter().cloned());
         *self.files.write() = Arc::new(Files::new(
