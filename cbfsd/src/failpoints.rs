@@ -248,7 +248,12 @@ mod tests {
 
     #[test]
     fn what_is_no_failpoint_is_refused_by_name() {
-        for text in ["flush", "flush.committed:", "flush.committed:0", "flush.committed:x"] {
+        for text in [
+            "flush",
+            "flush.committed:",
+            "flush.committed:0",
+            "flush.committed:x",
+        ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.to_string().contains(text), "{error}");

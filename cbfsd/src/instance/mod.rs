@@ -10,9 +10,11 @@ mod filesystem;
 mod listing;
 mod namespace;
 mod open;
+pub(crate) mod replay;
 mod snapshot_source;
 mod workers;
 
+pub(crate) use open::lock_existing;
 pub use open::{MasterParams, SlaveParams};
 
 use crate::data::{BackingFiles, Preserved};

@@ -9,7 +9,7 @@
 use super::table::{Dentry, Inline, Inode, Table, Xattr};
 use crate::failpoints::{self, reach};
 use cbfs_core::error::{Context, Result};
-use cbfs_core::ids::{Ino, SnapshotNumber, Xid};
+use cbfs_core::ids::{Epoch, Ino, SnapshotNumber, Xid};
 use cbfs_core::inode::InodeRow;
 use cbfs_core::layers::{
     DentryRow, ExtentRow, HoleRow, Layer, SourceRow, XattrRow, open_immutable, rows, schema,
@@ -41,6 +41,19 @@ pub struct Committed {
     pub bytes: u64,
     /// The last operation before the file was begun: the parent's cut.
     pub last_cut: Xid,
+}
+
+impl Committed {
+    /// The state of a KVS without rows, of a master that begins with this epoch.
+    pub fn floor_of(epoch: Epoch) -> Committed {
+        Committed {
+            xid: Xid::floor_of(epoch),
+            next_ino: Ino::first_of(epoch),
+            inodes: 0,
+            bytes: 0,
+            last_cut: Xid::floor_of(epoch),
+        }
+    }
 }
 
 impl KvsFile {
@@ -81,6 +94,14 @@ impl KvsFile {
             path: path.to_owned(),
             conn: Mutex::new(conn),
         })
+    }
+
+    /// Around a connection that is ready for use.
+    pub(super) fn of(path: &Path, conn: Connection) -> KvsFile {
+        KvsFile {
+            path: path.to_owned(),
+            conn: Mutex::new(conn),
+        }
     }
 
     /// Where it lies.

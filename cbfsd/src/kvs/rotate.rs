@@ -345,11 +345,11 @@ fn merge(older: &Table, newer: Table) -> Table {
     all
 }
 
-fn active_name(generation: u64) -> String {
+pub(super) fn active_name(generation: u64) -> String {
     format!("active-{generation:06}.sqlite")
 }
 
-fn frozen_name(generation: u64) -> String {
+pub(super) fn frozen_name(generation: u64) -> String {
     format!("frozen-{generation:06}.sqlite")
 }
 
@@ -418,20 +418,7 @@ pub(super) fn open_files(
     frozen.sort_by_key(|f| std::cmp::Reverse(f.generation));
     let committed = match active.committed()? {
         Some(committed) => committed,
-        None => {
-            let below = match frozen.first() {
-                Some(newest) => newest.file.committed()?,
-                None => main.committed()?,
-            };
-            match below {
-                // A new `active` begins at the cut that closed the one before.
-                Some(closed) => Committed {
-                    last_cut: closed.xid,
-                    ..closed
-                },
-                None => floor,
-            }
-        }
+        None => committed_above(frozen.first(), Some(&main), floor)?,
     };
     let files = Files::new(
         Some(Arc::new(active)),
@@ -444,7 +431,23 @@ pub(super) fn open_files(
     Ok((files, committed))
 }
 
-fn generations(dir: &Path, prefix: &str) -> Result<Vec<u64>> {
+/// Where an `active` begins in which nothing is committed yet: at the cut that closed the one before.
+pub(super) fn committed_above(
+    newest: Option<&Frozen>,
+    main: Option<&KvsFile>,
+    floor: Committed,
+) -> Result<Committed> {
+    let below = match newest {
+        Some(newest) => newest.file.committed()?,
+        None => main.map(KvsFile::committed).transpose()?.flatten(),
+    };
+    Ok(below.map_or(floor, |closed| Committed {
+        last_cut: closed.xid,
+        ..closed
+    }))
+}
+
+pub(super) fn generations(dir: &Path, prefix: &str) -> Result<Vec<u64>> {
     let describe = || format!("{} could not be listed", dir.display());
     let mut out = Vec::new();
     for entry in std::fs::read_dir(dir).context(describe)? {
