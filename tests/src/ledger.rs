@@ -3,7 +3,7 @@
 //! the one operation that was not answered may have happened, or not.
 
 use crate::contents::{Dice, noise};
-use rustix::fs::XattrFlags;
+use rustix::fs::{FallocateFlags, XattrFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
@@ -39,20 +39,33 @@ struct Doubt {
     after: Model,
 }
 
-/// One system call.
+/// One system call. Names are relative to the ledger's directory, in one of `d0` to `d3`.
 #[derive(Debug, Clone)]
-enum Step {
+pub enum Step {
+    /// A new, empty file.
     Create(PathBuf),
+    /// pwrite(2).
     Write {
+        /// Of this file.
         name: PathBuf,
+        /// First byte.
         offset: u64,
+        /// What.
         bytes: Vec<u8>,
     },
+    /// ftruncate(2).
     Truncate(PathBuf, u64),
+    /// fallocate(2) with a hole from the first to before the second number.
+    Punch(PathBuf, u64, u64),
+    /// rename(2).
     Rename(PathBuf, PathBuf),
+    /// unlink(2).
     Unlink(PathBuf),
+    /// link(2).
     Link(PathBuf, PathBuf),
+    /// chmod(2).
     Chmod(PathBuf, u32),
+    /// setxattr(2) of `user.tag`.
     Tag(PathBuf, Vec<u8>),
 }
 
@@ -84,8 +97,13 @@ impl Ledger {
     /// Do one operation. On an error it stays in doubt until [`Ledger::check`]: nothing may be
     /// done before.
     pub fn step(&mut self) -> io::Result<()> {
-        assert!(self.doubt.is_none(), "check first");
         let step = self.choose();
+        self.take(step)
+    }
+
+    /// Do this operation.
+    pub fn take(&mut self, step: Step) -> io::Result<()> {
+        assert!(self.doubt.is_none(), "check first");
         let after = self.after(&step);
         match self.perform(&step) {
             Ok(()) => {
@@ -180,6 +198,11 @@ impl Ledger {
                 rustix::fs::ftruncate(File::options().write(true).open(at(name))?, *size)
                     .map_err(Into::into)
             }
+            Step::Punch(name, from, to) => {
+                let file = File::options().write(true).open(at(name))?;
+                let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(file, how, *from, to - from).map_err(Into::into)
+            }
             Step::Rename(from, to) => fs::rename(at(from), at(to)),
             Step::Unlink(name) => fs::remove_file(at(name)),
             Step::Link(from, to) => fs::hard_link(at(from), at(to)),
@@ -227,6 +250,11 @@ impl Ledger {
                     inode.bytes.resize(*size as usize, 0)
                 });
             }
+            Step::Punch(name, from, to) => change(&mut model, name, &|inode| {
+                let size = inode.bytes.len();
+                let (from, to) = (size.min(*from as usize), size.min(*to as usize));
+                inode.bytes[from..to].fill(0);
+            }),
             Step::Rename(from, to) => {
                 let ino = model.names[from];
                 // Two names of one inode: nothing happens.
