@@ -69,11 +69,16 @@ fn read_segment(path: &Path, each: &mut dyn FnMut(&Record)) -> Result<bool> {
 }
 
 /// Replay what the KVS does not have, in memory; `false` when that cannot be done.
-pub(super) fn replay(kvs: &Kvs, dir: &Path, report: &mut Report) -> Result<bool> {
+pub(super) fn replay(kvs: &Kvs, dir: &Path, floor: Xid, report: &mut Report) -> Result<bool> {
     if !dir.is_dir() {
         return Ok(true); // told already
     }
     let committed = kvs.tables().xid;
+    if report.checked.segments == 0 && committed > floor {
+        let text = format!("there is no journal {}", after(committed));
+        report.damage(FindingKind::JournalGap, text, Place::file(dir));
+        return Ok(true);
+    }
     let mut replayer = InMemory { kvs, report };
     match replay::walk(dir, committed, &mut replayer) {
         Ok(()) => Ok(true),

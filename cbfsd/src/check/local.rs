@@ -18,12 +18,7 @@ use std::path::{Path, PathBuf};
 pub(super) type Requests = BTreeMap<SnapshotNumber, SnapshotStatus>;
 
 /// Every backing file that a file needs is there; others are told.
-pub(super) fn check_backing_files(
-    dir: &Path,
-    merged: &Merged,
-    inspected: &Inspected,
-    report: &mut Report,
-) -> Result<()> {
+pub(super) fn check_backing_files(dir: &Path, merged: &Merged, report: &mut Report) -> Result<()> {
     let data = dir.join("data");
     merged.ask("SELECT ino, file FROM backing", |ino, row| {
         let file = row.get::<_, i64>(1)? as u64;
@@ -37,19 +32,14 @@ pub(super) fn check_backing_files(
         }
         Ok(())
     })?;
-    let cut = inspected.kvs.files().frozen.first().map(|f| f.cut);
     let sql = "SELECT EXISTS(SELECT 1 FROM backing WHERE ino=?1 AND file=?2) \
-               OR EXISTS(SELECT 1 FROM pending WHERE ino=?1 AND file=?2)";
+               OR EXISTS(SELECT 1 FROM at_cut WHERE ino=?1 AND file=?2)";
     let mut used = merged.conn.prepare(sql)?;
     for sub in entries(&data)? {
         for path in entries(&sub)? {
             report.checked.backing_files += 1;
             let known = match BackingFiles::id_of(&path) {
-                Some((ino, file)) => {
-                    let row = [ino.0 as i64, file as i64];
-                    let of_snapshot = cut.is_some_and(|cut| file <= cut.0);
-                    used.query_row(row, |r| r.get(0))? || of_snapshot
-                }
+                Some((ino, file)) => used.query_row([ino.0 as i64, file as i64], |r| r.get(0))?,
                 None => false,
             };
             if !known {
@@ -156,7 +146,8 @@ fn last_complete(dir: &Path, report: &mut Report) -> Result<Xid> {
 /// What the newest cut has in backing files is still there, in the file or as preserved blocks.
 fn check_pending(dir: &Path, merged: &Merged, report: &mut Report) -> Result<()> {
     let data = dir.join("data");
-    merged.ask("SELECT ino, file FROM pending", |ino, row| {
+    let needed = "SELECT ino, file FROM pending JOIN at_cut USING(ino)";
+    merged.ask(needed, |ino, row| {
         let path = BackingFiles::path_in(&data, ino, row.get::<_, i64>(1)? as u64);
         if !path.is_file() {
             let text = format!("the snapshot needs {}, which is missing", path.display());

@@ -102,7 +102,7 @@ fn check_master(dir: &Path, epoch: Epoch, block_size: u64, report: &mut Report) 
     let Some(inspected) = kvs::check_files(&dir.join("kvs"), floor, block_size, report)? else {
         return Ok(());
     };
-    if !journal::replay(&inspected.kvs, &dir.join("journal"), report)? {
+    if !journal::replay(&inspected.kvs, &dir.join("journal"), floor.xid, report)? {
         return Ok(());
     }
     let merged = match rows::Merged::read(&inspected.kvs, report) {
@@ -119,7 +119,7 @@ fn check_master(dir: &Path, epoch: Epoch, block_size: u64, report: &mut Report) 
         Err(e) => return Err(e),
     };
     tree::check(&merged, &inspected.kvs, report)?;
-    local::check_backing_files(dir, &merged, &inspected, report)?;
+    local::check_backing_files(dir, &merged, report)?;
     local::check_requests(dir, &requests, &merged, &inspected, report)?;
     report.complete = true;
     Ok(())

@@ -8,7 +8,7 @@ use cbfs_core::error::Result;
 use cbfs_core::ids::{Ino, Xid};
 use cbfs_core::layers::{rows, schema};
 use cbfs_core::names::{NAME_MAX, name_hash};
-use rusqlite::{Connection, OptionalExtension, Statement, params};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 use std::path::Path;
 
 const TABLES: &str = "
@@ -20,7 +20,8 @@ CREATE TABLE link(ino INTEGER PRIMARY KEY, length INTEGER);
 CREATE TABLE xattr(ino INTEGER, name BLOB, PRIMARY KEY(ino, name)) WITHOUT ROWID;
 CREATE TABLE inline(ino INTEGER PRIMARY KEY, length INTEGER);
 CREATE TABLE backing(ino INTEGER PRIMARY KEY, file INTEGER);
-CREATE TABLE pending(ino INTEGER PRIMARY KEY, file INTEGER);
+CREATE TABLE at_cut(ino INTEGER PRIMARY KEY, file INTEGER);
+CREATE TABLE pending(ino INTEGER PRIMARY KEY);
 CREATE TABLE gone(ino INTEGER PRIMARY KEY);
 ";
 
@@ -164,8 +165,7 @@ impl Merged {
 
     /// Everything of an inode beside its attributes and names.
     fn add_contents(&mut self, source: &Connection) -> Result<()> {
-        let number =
-            |row: &rusqlite::Row<'_>, at: usize| -> Result<Option<i64>> { Ok(row.get(at)?) };
+        let number = |row: &Row<'_>, at: usize| rows::column::<Option<i64>>(row, at);
         let mut links = source.prepare("SELECT ino, length(target) FROM link")?;
         each(&mut links, |row| {
             self.put_length("link", number(row, 0)?, number(row, 1)?)
@@ -180,9 +180,9 @@ impl Merged {
         })?;
         let mut xattrs = source.prepare("SELECT ino, name, value IS NOT NULL, xid FROM xattr")?;
         each(&mut xattrs, |row| {
-            let (ino, name): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-            self.seen(Ino(0), Xid(row.get::<_, i64>(3)? as u64));
-            self.put_xattr(ino, &name, row.get(2)?)
+            let (ino, name): (i64, Vec<u8>) = (rows::column(row, 0)?, rows::column(row, 1)?);
+            self.seen(Ino(0), Xid(rows::column::<i64>(row, 3)? as u64));
+            self.put_xattr(ino, &name, rows::column(row, 2)?)
         })
     }
 
@@ -223,16 +223,16 @@ impl Merged {
         Ok(())
     }
 
-    /// The backing files that a snapshot of the newest cut reads: of files with blocks in its frozen
-    /// file.
+    /// The backing files as of the newest cut, and which of them its snapshot reads: those of files
+    /// with blocks in its frozen file.
     fn note_pending(&self, newest: &KvsFile) -> Result<()> {
+        self.run("INSERT INTO at_cut SELECT ino, file FROM backing", [])?;
         newest.with(|source| {
             let mut inodes = source.prepare("SELECT DISTINCT ino FROM block")?;
             each(&mut inodes, |row| {
-                let ino: i64 = row.get(0)?;
                 self.run(
-                    "INSERT OR REPLACE INTO pending SELECT ino, file FROM backing WHERE ino=?",
-                    params![ino],
+                    "INSERT INTO pending VALUES(?)",
+                    [rows::column::<i64>(row, 0)?],
                 )
             })
         })
@@ -287,10 +287,10 @@ impl Merged {
     pub(super) fn ask(
         &self,
         sql: &str,
-        mut with: impl FnMut(Ino, &rusqlite::Row<'_>) -> Result<()>,
+        mut with: impl FnMut(Ino, &Row<'_>) -> Result<()>,
     ) -> Result<()> {
         each(&mut self.conn.prepare(sql)?, |row| {
-            let ino: i64 = row.get(0)?;
+            let ino: i64 = rows::column(row, 0)?;
             with(Ino(ino as u64), row)
         })
     }
@@ -343,7 +343,7 @@ fn block_rows_without_inode(main: &KvsFile, report: &mut Report) -> Result<()> {
     main.with(|conn| {
         let sql = "SELECT DISTINCT ino FROM block WHERE ino NOT IN (SELECT ino FROM inode)";
         each(&mut conn.prepare(sql)?, |row| {
-            let ino = Ino(row.get::<_, i64>(0)? as u64);
+            let ino = Ino(rows::column::<i64>(row, 0)? as u64);
             let text = format!("main has blocks of inode {ino}, which it does not know");
             report.damage(FindingKind::BackingRow, text, Place::ino(ino, None));
             Ok(())
@@ -351,10 +351,7 @@ fn block_rows_without_inode(main: &KvsFile, report: &mut Report) -> Result<()> {
     })
 }
 
-fn each(
-    statement: &mut Statement<'_>,
-    mut with: impl FnMut(&rusqlite::Row<'_>) -> Result<()>,
-) -> Result<()> {
+fn each(statement: &mut Statement<'_>, mut with: impl FnMut(&Row<'_>) -> Result<()>) -> Result<()> {
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         with(row)?;
