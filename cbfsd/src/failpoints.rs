@@ -89,8 +89,8 @@ failpoints! {
     /// The new `active` is made; nobody uses it.
     ROTATE_NEW_ACTIVE = "rotate.new-active";
 
-    /// Some batches of a frozen file are in `main`, others are not.
-    FOLD_BETWEEN_BATCHES = "fold.between-batches";
+    /// Some kinds of rows of a frozen file are in `main`, others are not.
+    FOLD_BETWEEN_STEPS = "fold.between-steps";
     /// All rows are in `main`; `main` does not say so.
     FOLD_BEFORE_MARK = "fold.before-mark";
     /// `main` says that it has the frozen file; it is not checkpointed.

@@ -111,13 +111,9 @@ pub(super) fn check_requests(
             continue;
         };
         preserving = Some(frozen.generation);
-        let persisting = [SnapshotState::Collected, SnapshotState::Writing].contains(&status.state);
-        if persisting
-            && files
-                .frozen
-                .first()
-                .is_some_and(|f| f.generation == frozen.generation)
-        {
+        // Whatever its state: an attempt that was interrupted is made anew from the cut.
+        let newest = files.frozen.first().map(|f| f.generation);
+        if newest == Some(frozen.generation) && frozen.cut > published {
             check_pending(dir, merged, report)?;
         }
         check_objects(dir, status, report);

@@ -37,7 +37,7 @@ impl Kvs {
         let source = open_closed(path)?;
         for step in steps(files.base.is_some()) {
             run(&source, main, &step).map_err(|e| e.context(describe()))?;
-            reach(failpoints::FOLD_BETWEEN_BATCHES);
+            reach(failpoints::FOLD_BETWEEN_STEPS);
         }
         reach(failpoints::FOLD_BEFORE_MARK);
         main.with(|conn| {
