@@ -2,6 +2,7 @@
 
 use super::publish::{Publication, SentinelObserver};
 use super::{LONGEST_PAUSE, RETRY_PAUSE, SnapshotService, write_last_complete};
+use crate::failpoints::{self, reach};
 use crate::journal;
 use crate::kvs::{Frozen, merge_frozen};
 use crate::tiering::change_log;
@@ -130,6 +131,7 @@ impl SnapshotService {
                 boot_id,
             },
         )?;
+        reach(failpoints::SNAPSHOT_ATTEMPT_LOGGED);
         let frozen = match self.status(number)?.state {
             SnapshotState::Queued => self.collect(number)?,
             _ => self.instance.frozen_of(number)?,
@@ -139,8 +141,10 @@ impl SnapshotService {
         }
         self.enter(number, SnapshotState::Writing)?;
         let manifest = self.make_and_send(&status, &frozen, &attempt)?;
+        reach(failpoints::SNAPSHOT_ALL_SENT);
         self.enter(number, SnapshotState::Copying)?;
         let manifest = self.publish(manifest)?;
+        reach(failpoints::SNAPSHOT_PUBLISHED);
         self.complete(number, &manifest)
     }
 
@@ -173,8 +177,11 @@ impl SnapshotService {
     fn collect(self: &Arc<Self>, number: SnapshotNumber) -> Result<Frozen> {
         self.sync_mount()?;
         let frozen = self.instance.cut(number)?;
+        reach(failpoints::SNAPSHOT_CUT);
         self.record(number, StatusEvent::Cut { xid: frozen.cut })?;
+        reach(failpoints::SNAPSHOT_CUT_LOGGED);
         self.enter(number, SnapshotState::Collected)?;
+        reach(failpoints::SNAPSHOT_COLLECTED);
         Ok(frozen)
     }
 
@@ -313,6 +320,7 @@ impl SnapshotService {
         let number = manifest.number;
         publication.persisted();
         self.enter(number, SnapshotState::Written)?;
+        reach(failpoints::SNAPSHOT_WRITTEN);
         let status_key = format!("{}{}", job_prefix(manifest), keys::STATUS);
         let status_path = self.instance.dir().join("proxy").join(&status_key);
         let describe = || format!("{} could not be written", status_path.display());
@@ -373,6 +381,7 @@ impl SnapshotService {
     /// The manifest exists: note it, and let go of what only this snapshot needed.
     fn complete(&self, number: SnapshotNumber, manifest: &Manifest) -> Result<Outcome> {
         write_last_complete(&self.instance, manifest)?;
+        reach(failpoints::SNAPSHOT_NOTED);
         self.state.lock().last_complete = Some(manifest.clone());
         if self.status(number)?.state != SnapshotState::Copying {
             // Found published after a crash.
@@ -388,6 +397,7 @@ impl SnapshotService {
             }
         }
         self.enter(number, SnapshotState::Complete)?;
+        reach(failpoints::SNAPSHOT_COMPLETE);
         self.instance.stop_preserving()?;
         self.clean_up_or_tell(manifest);
         Ok(Outcome::Complete)
@@ -421,6 +431,7 @@ impl SnapshotService {
             self.empty_proxy()?;
         }
         // First: the frozen file has it all, and folding that takes room.
+        reach(failpoints::TRIM_BEFORE);
         journal::trim(&self.instance.journal_dir(), manifest.xid.to)?;
         let mut done: Vec<Frozen> = self
             .instance

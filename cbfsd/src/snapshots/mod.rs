@@ -10,6 +10,7 @@ mod attempt;
 mod publish;
 mod requests;
 
+use crate::failpoints::{self, reach};
 use crate::instance::Instance;
 use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
 use cbfs_core::bucket::Bucket;
@@ -180,6 +181,7 @@ impl SnapshotService {
             state
                 .requests
                 .create(number, request.name.clone(), request.kind, epoch)?;
+            reach(failpoints::REQUEST_LOGGED);
             state.requests.info(&self.fs, number)
         };
         self.wake.notify_all();

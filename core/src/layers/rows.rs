@@ -434,7 +434,8 @@ fn kind(row: &Row<'_>, index: usize) -> Result<FileKind> {
         .ok_or_else(|| Error::damage(format!("a row has the unknown file kind {code}")))
 }
 
-pub(crate) fn column<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T> {
+/// A column; [`ErrorKind::Damage`] when it is of another type than CBFS wrote.
+pub fn column<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T> {
     row.get(index)
         .map_err(|e| Error::damage("a column is of another type than CBFS wrote").because(e))
 }
