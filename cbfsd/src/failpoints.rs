@@ -24,6 +24,7 @@ pub const VARIABLE: &str = "CBFS_FAILPOINT";
 pub struct Failpoint {
     name: &'static str,
     /// Position in [`ALL`], from 1.
+    #[cfg_attr(not(debug_assertions), allow(dead_code))]
     index: usize,
 }
 

@@ -14,7 +14,7 @@ use cbfsd::failpoints::ALL;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Random operations around the one that matters.
 const STEPS: usize = 25;
@@ -27,13 +27,13 @@ enum How {
     /// Random operations do it.
     Steps,
     /// This operation on the file of the round (1,500,000 bytes), or random ones after it.
-    Op(fn(PathBuf) -> Vec<Step>),
+    Op(fn(&Path) -> Vec<Step>),
     /// The end of the daemon does it, after these operations.
-    Stop(fn(PathBuf) -> Vec<Step>),
+    Stop(fn(&Path) -> Vec<Step>),
     /// A snapshot does it.
     Snapshot,
     /// This operation does it, while a snapshot waits for its bucket.
-    Pending(fn(PathBuf) -> Vec<Step>),
+    Pending(fn(&Path) -> Vec<Step>),
     /// The snapshot goes on after it was interrupted at this other failpoint.
     SnapshotAfter(&'static str),
 }
@@ -41,11 +41,11 @@ enum How {
 /// `NAME[:NTH]`, and how it is reached.
 type Round = (&'static str, How);
 
-fn nothing(_: PathBuf) -> Vec<Step> {
+fn nothing(_: &Path) -> Vec<Step> {
     Vec::new()
 }
 
-fn spill(file: PathBuf) -> Vec<Step> {
+fn spill(file: &Path) -> Vec<Step> {
     let small = file.with_extension("small");
     let write = |offset, length| Step::Write {
         name: small.clone(),
@@ -59,35 +59,35 @@ fn spill(file: PathBuf) -> Vec<Step> {
     ]
 }
 
-fn overwrite(file: PathBuf) -> Vec<Step> {
+fn overwrite(file: &Path) -> Vec<Step> {
     let bytes = noise(3, 70_000);
     vec![Step::Write {
-        name: file,
+        name: file.to_owned(),
         offset: 1_000_000,
         bytes,
     }]
 }
 
-fn grow(file: PathBuf) -> Vec<Step> {
-    vec![Step::Truncate(file, 2_700_000)]
+fn grow(file: &Path) -> Vec<Step> {
+    vec![Step::Truncate(file.to_owned(), 2_700_000)]
 }
 
-fn shrink_and_grow(file: PathBuf) -> Vec<Step> {
+fn shrink_and_grow(file: &Path) -> Vec<Step> {
     vec![
-        Step::Truncate(file.clone(), 900_001),
-        Step::Truncate(file, 1_400_000),
+        Step::Truncate(file.to_owned(), 900_001),
+        Step::Truncate(file.to_owned(), 1_400_000),
     ]
 }
 
-fn punch(file: PathBuf) -> Vec<Step> {
-    vec![Step::Punch(file, 300_001, 1_200_000)]
+fn punch(file: &Path) -> Vec<Step> {
+    vec![Step::Punch(file.to_owned(), 300_001, 1_200_000)]
 }
 
-fn unlink(file: PathBuf) -> Vec<Step> {
-    vec![Step::Unlink(file)]
+fn unlink(file: &Path) -> Vec<Step> {
+    vec![Step::Unlink(file.to_owned())]
 }
 
-fn replace(file: PathBuf) -> Vec<Step> {
+fn replace(file: &Path) -> Vec<Step> {
     let other = file.with_extension("other");
     let bytes = noise(8, 400_000);
     vec![
@@ -97,13 +97,13 @@ fn replace(file: PathBuf) -> Vec<Step> {
             offset: 0,
             bytes,
         },
-        Step::Rename(other, file),
+        Step::Rename(other, file.to_owned()),
     ]
 }
 
 /// More than a journal segment takes.
-fn fill_a_segment(file: PathBuf) -> Vec<Step> {
-    let tag = |n| Step::Tag(file.clone(), noise(n, 60_000));
+fn fill_a_segment(file: &Path) -> Vec<Step> {
+    let tag = |n| Step::Tag(file.to_owned(), noise(n, 60_000));
     (0..1_150).map(tag).collect()
 }
 
@@ -163,7 +163,7 @@ impl World {
             bytes,
         };
         self.ledger.take(write).unwrap();
-        if self.rounds % 2 == 0 {
+        if self.rounds.is_multiple_of(2) {
             self.m.node.stop();
         } else {
             self.m.node.kill9();
@@ -269,12 +269,12 @@ impl World {
             How::Op(op) => {
                 let (file, up) = self.begin(failpoint);
                 if up {
-                    let _ = self.take(op(file));
+                    let _ = self.take(op(&file));
                 }
             }
             How::Stop(op) => {
                 let (file, up) = self.begin(failpoint);
-                if up && self.take(op(file)).is_ok() {
+                if up && self.take(op(&file)).is_ok() {
                     self.m.node.ask_to_stop();
                 }
             }
@@ -299,7 +299,7 @@ impl World {
                 let away = self.m.stage.path("bucket-away");
                 fs::rename(&bucket, &away).unwrap();
                 let number = self.m.snapshot_until("collected");
-                let _ = self.take(op(file));
+                let _ = self.take(op(&file));
                 self.m.node.must_end(failpoint);
                 fs::rename(&away, &bucket).unwrap();
                 cut = Some((number, then));

@@ -107,8 +107,8 @@ fn kinds(ran: &Ran, severity: &str) -> Vec<String> {
 }
 
 /// The only file in a directory whose name begins so.
-fn the_file(dir: PathBuf, prefix: &str) -> PathBuf {
-    let all = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path());
+fn the_file(dir: &Path, prefix: &str) -> PathBuf {
+    let all = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
     let mut found = all.filter(|p| {
         let name = p.file_name().unwrap().to_str().unwrap();
         name.starts_with(prefix) && !name.ends_with("-wal") && !name.ends_with("-shm")
@@ -126,7 +126,7 @@ fn the_file(dir: PathBuf, prefix: &str) -> PathBuf {
 
 fn backing_file(dir: &Path, ino: u64) -> PathBuf {
     the_file(
-        dir.join(format!("data/{:02x}", ino & 0xff)),
+        &dir.join(format!("data/{:02x}", ino & 0xff)),
         &format!("{ino:x}-"),
     )
 }
@@ -347,7 +347,7 @@ fn damaged_and_missing_files_are_found() {
         file.write_all_at(&[0xa5; 12_000], at).unwrap();
     };
     let remove = |path: PathBuf| fs::remove_file(path).unwrap();
-    let kvs = |dir: &Path, prefix: &str| the_file(dir.join("kvs"), prefix);
+    let kvs = |dir: &Path, prefix: &str| the_file(&dir.join("kvs"), prefix);
     v.finds("config", |dir| remove(dir.join("instance.toml")));
     v.finds("config", |dir| garbage(dir.join("instance.toml"), 0));
     v.finds("journal-damaged", |dir| {
@@ -429,7 +429,7 @@ fn a_transaction_that_is_missing_in_the_journal_is_found() {
 
     // Without the rows too, there is nothing to go on from.
     fs::remove_file(&segments[0]).unwrap();
-    fs::remove_file(the_file(m.instance_dir().join("kvs"), "active-")).unwrap();
+    fs::remove_file(the_file(&m.instance_dir().join("kvs"), "active-")).unwrap();
     let ran = m.node.ctl(["fs", "check", "--local", "home", "--json"]);
     assert_eq!(ran.code, Some(14), "{ran:#?}");
     assert_eq!(kinds(&ran, "damage"), ["replay-failed"]);
