@@ -7,6 +7,7 @@ pub mod api;
 pub mod bucket;
 pub mod catalog;
 pub mod clock;
+pub mod cloud_snapshot;
 pub mod durable_file;
 pub mod environment;
 pub mod error;
@@ -17,8 +18,10 @@ pub mod ids;
 pub mod inode;
 pub mod layers;
 pub mod names;
+pub mod rebuild;
 pub mod snapshot;
 pub mod tarball;
 pub mod toc;
+pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

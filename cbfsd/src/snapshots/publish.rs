@@ -204,7 +204,7 @@ impl SnapshotService {
         let number = manifest.number;
         self.check_epoch(number)?;
         let key = keys::absolute(&self.fs, &keys::manifest(number, manifest.epoch))?;
-        let bytes = cbfs_core::format::to_json(&manifest)?;
+        let bytes = cbfs_core::format::to_sealed_json(&manifest)?;
         let observer = self.observer(number);
         let mut other = false;
         with_retries(&format!("PUT {key}"), &observer, || {

@@ -4,6 +4,7 @@ mod create;
 mod list;
 mod record;
 mod show;
+mod verify;
 mod watch;
 
 use super::Context;
@@ -16,6 +17,7 @@ pub(crate) enum SnapshotCommand {
     Create(create::Args),
     List(list::Args),
     Show(show::Args),
+    Verify(verify::Args),
     Watch(watch::Args),
 }
 
@@ -25,6 +27,7 @@ pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
         SnapshotCommand::Create(args) => create::run(&args, context),
         SnapshotCommand::List(args) => list::run(&args, context),
         SnapshotCommand::Show(args) => show::run(&args, context),
+        SnapshotCommand::Verify(args) => verify::run(&args, context),
         SnapshotCommand::Watch(args) => watch::run(&args, context),
     }
 }
