@@ -9,6 +9,7 @@ use crate::quantities;
 use crate::target;
 use cbfs_core::bucket::Bucket;
 use cbfs_core::cloud_snapshot::{CloudSnapshot, Scratch};
+use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{FsAndSnapshot, Handle, SnapshotSelector};
 use cbfs_core::{Error, Result, catalog};
 use std::sync::Arc;
@@ -35,9 +36,14 @@ impl Wanted {
         })
     }
 
+    /// The manifest of the snapshot.
+    pub(crate) fn manifest(&self) -> Result<Manifest> {
+        catalog::find_snapshot(&*self.bucket, &self.fs, &self.snapshot)
+    }
+
     /// Fetch and open the snapshot's index.
     pub(crate) fn open(&self, scratch: &Arc<Scratch>) -> Result<CloudSnapshot> {
-        let manifest = catalog::find_snapshot(&*self.bucket, &self.fs, &self.snapshot)?;
+        let manifest = self.manifest()?;
         CloudSnapshot::open(Arc::clone(&self.bucket), manifest, Arc::clone(scratch))
     }
 }

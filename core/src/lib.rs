@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod catalog;
 pub mod clock;
 pub mod cloud_snapshot;
+pub mod diff;
 pub mod durable_file;
 pub mod environment;
 pub mod error;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
 mod reading {
+    mod diff;
     mod verify;
 }
 

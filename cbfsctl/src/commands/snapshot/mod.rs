@@ -1,6 +1,7 @@
 //! `cbfsctl snapshot …`: requests known to the daemon, and complete snapshots in the bucket.
 
 mod create;
+mod diff;
 mod list;
 mod record;
 mod show;
@@ -17,6 +18,7 @@ pub(crate) enum SnapshotCommand {
     Create(create::Args),
     List(list::Args),
     Show(show::Args),
+    Diff(diff::Args),
     Verify(verify::Args),
     Watch(watch::Args),
 }
@@ -27,6 +29,7 @@ pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
         SnapshotCommand::Create(args) => create::run(&args, context),
         SnapshotCommand::List(args) => list::run(&args, context),
         SnapshotCommand::Show(args) => show::run(&args, context),
+        SnapshotCommand::Diff(args) => diff::run(&args, context),
         SnapshotCommand::Verify(args) => verify::run(&args, context),
         SnapshotCommand::Watch(args) => watch::run(&args, context),
     }
