@@ -12,6 +12,7 @@ pub mod diff;
 pub mod durable_file;
 pub mod environment;
 pub mod error;
+pub mod export;
 pub mod format;
 pub mod frames;
 pub mod handle;

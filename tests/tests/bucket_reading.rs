@@ -5,6 +5,7 @@
 
 mod reading {
     mod diff;
+    mod export;
     mod verify;
 }
 

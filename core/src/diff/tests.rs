@@ -12,7 +12,11 @@ const BLOCK: u64 = 1 << 20;
 
 fn layer(number: u64, fill: impl FnOnce(&Connection)) -> OpenLayer {
     let database = LayerDb::in_memory();
-    database.with(|conn| Ok(fill(conn))).unwrap();
+    let filled = |conn: &Connection| {
+        fill(conn);
+        Ok(())
+    };
+    database.with(filled).unwrap();
     let object = ObjectRef {
         key: format!("s/{number}/layer.sqlite.zst"),
         size: 1,
@@ -175,7 +179,7 @@ fn a_file_replaced_by_another_is_one_that_changed_and_by_another_kind_is_two_ent
         name(c, 1, b"s", Some(9));
     });
     assert_eq!(
-        told(&[base.clone()], &[newer, base]),
+        told(std::slice::from_ref(&base), &[newer, base.clone()]),
         ["Changed f [Contents, Mtime]", "Removed s", "Added s"]
     );
 }
@@ -218,7 +222,7 @@ fn holes_and_truncation_are_changes_and_access_times_are_none() {
         inode_with(c, 6, FileKind::Symlink, 1, |row| row.ctime = Timestamp(5));
     });
     assert_eq!(
-        told(&[base.clone()], &[newer, base]),
+        told(std::slice::from_ref(&base), &[newer, base.clone()]),
         [
             "Changed d/x [Contents]",
             "Changed f [Contents]",

@@ -2,6 +2,7 @@
 
 mod create;
 mod diff;
+mod export;
 mod list;
 mod record;
 mod show;
@@ -19,6 +20,7 @@ pub(crate) enum SnapshotCommand {
     List(list::Args),
     Show(show::Args),
     Diff(diff::Args),
+    Export(export::Args),
     Verify(verify::Args),
     Watch(watch::Args),
 }
@@ -30,6 +32,7 @@ pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
         SnapshotCommand::List(args) => list::run(&args, context),
         SnapshotCommand::Show(args) => show::run(&args, context),
         SnapshotCommand::Diff(args) => diff::run(&args, context),
+        SnapshotCommand::Export(args) => export::run(&args, context),
         SnapshotCommand::Verify(args) => verify::run(&args, context),
         SnapshotCommand::Watch(args) => watch::run(&args, context),
     }
