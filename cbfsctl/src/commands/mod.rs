@@ -4,6 +4,7 @@ mod bucket;
 mod demo;
 mod epoch;
 mod fs;
+mod index;
 mod instance;
 mod mount;
 mod snapshot;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Instance(instance::InstanceCommand),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    #[command(subcommand)]
+    Index(index::IndexCommand),
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
     #[command(subcommand)]
@@ -69,6 +72,7 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Umount(args) => umount::run(&args, context)?,
         Command::Instance(command) => instance::run(command, context)?,
         Command::Snapshot(command) => snapshot::run(command, context)?,
+        Command::Index(command) => index::run(command, context)?,
         Command::Epoch(command) => epoch::run(command, context)?,
         Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,

@@ -8,6 +8,7 @@ mod contents;
 mod live;
 mod objects;
 mod sections;
+mod summary;
 mod tarball_stream;
 
 pub use contents::Contents;
@@ -16,6 +17,7 @@ pub use objects::{
     ObjectReader, ReadFailure, ReadSoFar, Scratch, decompressed_limit, download, get_range,
 };
 pub use sections::{is_frame, read_section, section_length};
+pub use summary::{LayerSummary, Rows, Summary, TocSummary};
 pub use tarball_stream::{MemberContents, TarballStream};
 
 use crate::bucket::Bucket;

@@ -6,15 +6,18 @@
 //! tarballs; memory does not depend on the size of either, but for some 40 bytes per block of the
 //! current data tarball.
 
+pub mod chain;
 pub mod compare;
 mod data;
+pub mod proof;
 
 use crate::bucket::Bucket;
-use crate::cloud_snapshot::TarballStream;
+use crate::cloud_snapshot::{Scratch, TarballStream};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::changes::{
     CHANGES_MEMBER, Change, MemberChange, SNAPSHOT_MEMBER, SnapshotRecord, read_changes,
 };
+use crate::format::manifest::{LayerRef, Manifest, writer};
 use crate::format::{self, ObjectRef, keys};
 use crate::frames::{compress_seekable, compress_whole};
 use crate::handle::Handle;
@@ -43,6 +46,52 @@ pub struct Rebuilt {
     pub toc: Option<Made>,
     /// The layer.
     pub layer: Made,
+}
+
+impl Rebuilt {
+    /// Remove the plain databases.
+    pub fn remove_plain(&self) -> Result<()> {
+        for made in self.toc.iter().chain([&self.layer]) {
+            let plain = &made.plain;
+            fs::remove_file(plain).context(|| format!("{} stays", plain.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A manifest of this snapshot that refers to what was rebuilt, above those of its parent.
+    /// What only the lost original could tell (node, sums, log) comes from `original` or is left out.
+    pub fn manifest(&self, original: Option<&Manifest>, parent: Option<&Manifest>) -> Manifest {
+        let record = &self.record;
+        let own = LayerRef {
+            object: self.layer.object.clone(),
+            from: record.number,
+            to: record.number,
+        };
+        let below = parent
+            .map(|parent| parent.layers.clone())
+            .unwrap_or_default();
+        Manifest {
+            format: Manifest::FORMAT,
+            features: record.features.clone(),
+            fs: record.fs.clone(),
+            number: record.number,
+            epoch: record.epoch,
+            attempt: record.attempt.clone(),
+            name: record.name.clone(),
+            kind: record.kind,
+            xid: record.xid,
+            parent: record.parent,
+            created_at: record.created_at.clone(),
+            node: original.map(|m| m.node.clone()).unwrap_or_default(),
+            layers: [vec![own], below].concat(),
+            toc: self.toc.as_ref().map(|toc| toc.object.clone()),
+            meta_tarball: Some(self.meta_tarball.clone()),
+            log: original.and_then(|m| m.log.clone()),
+            status: original.and_then(|m| m.status.clone()),
+            totals: original.map(|m| m.totals).unwrap_or_default(),
+            writer: writer(),
+        }
+    }
 }
 
 /// A database that was made.
@@ -100,8 +149,8 @@ pub fn find_attempt(
 }
 
 /// Rebuild TOC and layer of the snapshot whose objects lie in `folder` (relative, with its final
-/// `/`), at their keys below `out`, which gets the folders it needs. Plain databases are made in
-/// `scratch`.
+/// `/`), at their keys below `out`, which gets the folders it needs. Nothing in `out` is
+/// overwritten; plain databases are made in `scratch`.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] and [`ErrorKind::Damage`] name the tarball; those of bucket and disk.
@@ -109,13 +158,13 @@ pub fn rebuild(
     bucket: &dyn Bucket,
     fs: &Handle,
     folder: &str,
-    scratch: &Path,
+    scratch: &Scratch,
     out: &Path,
 ) -> Result<Rebuilt> {
     let key = |name: &str| format!("{folder}{name}");
     let mut metadata = TarballStream::open(bucket, fs, &key(&keys::tarball(0)))?;
     let record = read_record(&mut metadata, fs)?;
-    let (plain_toc, plain_layer) = (scratch.join("toc.sqlite"), scratch.join("layer.sqlite"));
+    let (plain_toc, plain_layer) = (scratch.path("toc.sqlite"), scratch.path("layer.sqlite"));
     let layer = LayerDb::create(&plain_layer)?;
     let mut data = DataTarballs::new(bucket, fs, folder, &record, &plain_toc)?;
     layer.with(|conn| {
