@@ -13,6 +13,7 @@ mod daemon_process;
 mod error_report;
 mod fuse_preflight;
 mod interrupt;
+mod log_text;
 mod output;
 mod path_text;
 mod progress;

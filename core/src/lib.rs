@@ -6,6 +6,7 @@
 pub mod api;
 pub mod bucket;
 pub mod catalog;
+pub mod change_log;
 pub mod clock;
 pub mod cloud_snapshot;
 pub mod diff;

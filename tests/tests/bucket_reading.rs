@@ -7,6 +7,7 @@ mod reading {
     mod diff;
     mod export;
     mod index;
+    mod log;
     mod verify;
 }
 

@@ -5,6 +5,7 @@ pub mod changes;
 pub mod config;
 pub mod epoch;
 pub mod keys;
+pub mod log;
 pub mod manifest;
 
 use crate::error::{Error, ErrorKind, Result};
