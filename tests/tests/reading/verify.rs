@@ -196,9 +196,9 @@ fn verify_of_a_bucket_that_is_gone_is_no_damage() {
     let m = two_snapshots();
     let dir = m.bucket.dir();
     let aside = dir.with_extension("aside");
-    fs::rename(&dir, &aside).unwrap();
+    fs::rename(dir, &aside).unwrap();
     let ran = Outsider::of(&m).ctl(&["snapshot", "verify", "home@2"]);
-    fs::rename(&aside, &dir).unwrap();
+    fs::rename(&aside, dir).unwrap();
     assert_eq!(ran.code, Some(5), "{ran:?}");
 }
 
