@@ -6,8 +6,8 @@ use cbfs_core::format::log::{LogEvent, Place};
 use cbfs_core::names::JsonName;
 
 /// `TIME XID WHAT PATH DETAILS`, a line for each event that tells something of its own. Attributes
-/// that changed along with something else (sizes, times, link counts) are left out. With `only`,
-/// events about other paths are too.
+/// that changed along with something else (sizes, times, link counts) are left out, and so are
+/// access times that moved. With `only`, events about other paths are too.
 pub(crate) fn lines(resolved: &Resolved, only: Option<&[u8]>) -> Vec<String> {
     let record = &resolved.record;
     let along = |event: &LogEvent| matches!(event, LogEvent::Update(_) | LogEvent::Spill { .. });
@@ -40,6 +40,8 @@ pub(crate) fn lines(resolved: &Resolved, only: Option<&[u8]>) -> Vec<String> {
                 .iter()
                 .all(|e| matches!(e, LogEvent::Destroy { .. }) || along(e)),
             LogEvent::Target { .. } => named(event),
+            // Whatever else changes an attribute changes the ctime.
+            LogEvent::Update(row) if row.ctime != record.time => true,
             event => along(event) && !nothing_else,
         };
         if redundant || only.is_some_and(|path| !paths.concern(path)) {
@@ -122,7 +124,8 @@ mod tests {
         let records = [
             r#"{"xid":1,"time":"T1","events":[{"create":{"ino":5,"kind":"file","mode":420,"uid":0,"gid":0,"nlink":1,"size":0,"mtime":"T"}},{"link":{"ino":5,"kind":"file","parent":1,"name":"a\nb"}},{"update":{"ino":1,"kind":"directory","mode":493,"uid":0,"gid":0,"nlink":2,"size":1,"mtime":"T"}}]}"#,
             r#"{"xid":2,"time":"T2","events":[{"write":{"ino":5,"offset":0,"length":4}},{"update":{"ino":5,"kind":"file","mode":420,"uid":0,"gid":0,"nlink":1,"size":4,"mtime":"T"}}]}"#,
-            r#"{"xid":3,"time":"T3","events":[{"update":{"ino":5,"kind":"file","mode":384,"uid":7,"gid":8,"nlink":1,"size":4,"mtime":"T"}}]}"#,
+            r#"{"xid":3,"time":"T3","events":[{"update":{"ino":5,"kind":"file","mode":384,"uid":7,"gid":8,"nlink":1,"size":4,"mtime":"T","ctime":"T3"}}]}"#,
+            r#"{"xid":3,"time":"read","events":[{"update":{"ino":5,"kind":"file","mode":384,"uid":7,"gid":8,"nlink":1,"size":4,"mtime":"T","ctime":"T3"}}]}"#,
             r#"{"xid":4,"time":"T4","events":[{"link":{"ino":6,"kind":"file","parent":1,"name":"c"}}]}"#,
             r#"{"xid":5,"time":"T5","events":[{"destroy":{"ino":6}},{"unlink":{"kind":"file","parent":1,"name":"a\nb"}},{"link":{"ino":5,"kind":"file","parent":1,"name":"c"}},{"rename":{"ino":5,"from":{"parent":1,"name":"a\nb"},"to":{"parent":1,"name":"c"}}}]}"#,
             r#"{"xid":6,"time":"T6","events":[{"write":{"ino":99,"offset":8,"length":4}}]}"#,

@@ -29,7 +29,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 ///
 /// Published logs come from the bucket; what is not published yet comes from this node's daemon,
 /// where it has the master. Paths are those at the moment of the operation; an inode whose name is
-/// not known is shown by its number. Times are those of the master's clock, in UTC.
+/// not known is shown by its number. Times are those of the master's clock, in UTC. Attributes that
+/// changed along with something else, and access times, are only in --json.
 ///
 /// BOUND is a transaction (281474976710660), a snapshot (@5, @monday, @latest: its cut), a time
 /// (2026-11-21, 2026-11-21T18:00:00Z) or a duration before now (90m, 36h, 7d). Both ends are included,

@@ -1,4 +1,5 @@
-//! A snapshot as a plain pax tar: the members that the persister writes, of the whole tree.
+//! A snapshot as a plain pax tar: the members that the persister writes, of the whole tree, without
+//! the records that only CBFS reads.
 
 use super::{Entry, FileData, Sink};
 use crate::error::{Context, Result};
@@ -34,7 +35,6 @@ impl<W: Write> TarSink<W> {
 
     fn member(&mut self, entry: &Entry<'_>, path: &[u8], kind: MemberKind<'_>) -> Result<()> {
         let row = entry.row;
-        let is_file = matches!(kind, MemberKind::File { .. } | MemberKind::Sparse(_));
         self.headers.clear();
         Member {
             path,
@@ -46,8 +46,8 @@ impl<W: Write> TarSink<W> {
             atime: row.atime,
             ctime: row.ctime,
             ino: row.ino,
-            xid: row.xid,
-            blk: is_file.then_some(0),
+            xid: None,
+            blk: None,
             xattrs: entry.xattrs,
         }
         .encode(&mut self.headers);

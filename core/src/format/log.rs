@@ -30,6 +30,8 @@ pub struct Attributes {
     pub nlink: u32,
     pub size: u64,
     pub mtime: String,
+    #[serde(default)]
+    pub ctime: String,
 }
 
 impl Attributes {
@@ -44,6 +46,7 @@ impl Attributes {
             nlink: row.nlink,
             size: row.size,
             mtime: row.mtime.to_rfc3339(),
+            ctime: row.ctime.to_rfc3339(),
         }
     }
 }

@@ -22,9 +22,8 @@ const BUFFER: usize = 1 << 20;
 /// Write a whole snapshot as a plain tar, to stdout or a file, or as files below a directory.
 ///
 /// The tar is POSIX (pax): extended attributes, ACLs, hard links, holes and nanoseconds are in it.
-/// GNU tar wants `--xattrs --xattrs-include='*'` to set all attributes, and
-/// `--warning=no-unknown-keyword` to stay silent about those that only CBFS uses. Sockets are left
-/// out of a tar. Needs no daemon when the bucket is given; contents are verified.
+/// GNU tar wants `--xattrs --xattrs-include='*'` to set all attributes. Sockets are left out of a
+/// tar. Needs no daemon when the bucket is given; contents are verified.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cbfsctl snapshot export home@12 > home.tar\n  \

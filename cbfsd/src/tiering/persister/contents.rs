@@ -551,7 +551,7 @@ fn member<'m>(
         atime: row.atime,
         ctime: row.ctime,
         ino: row.ino,
-        xid: row.xid,
+        xid: Some(row.xid),
         blk,
         xattrs,
     }
