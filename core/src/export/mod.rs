@@ -393,3 +393,19 @@ fn check_name(directory: &[u8], name: &[u8]) -> Result<()> {
         "the index has the impossible name {name:?} in /{directory}"
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_damage_and_no_path() {
+        for bad in [&b""[..], b".", b"..", b"a/b", b"/etc/passwd", b"a\0b"] {
+            let error = check_name(b"dir", bad).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Damage);
+        }
+        for good in [&b"a"[..], b"...", b"new\nline", b"\xff"] {
+            check_name(b"dir", good).unwrap();
+        }
+    }
+}
