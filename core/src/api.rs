@@ -12,6 +12,7 @@
 //! | `GET /v1/snapshots/{fs}` | | `[`[`SnapshotInfo`]`]` requests this daemon knows |
 //! | `GET /v1/snapshots/{fs}/{number}` | | [`SnapshotInfo`] |
 //! | `GET /v1/snapshots/{fs}/{number}/log` | | the status log so far, JSON lines |
+//! | `GET /v1/log/{fs}?from=XID` | | the master's change log from there on, as far as it is still local: JSON lines as in `log.jsonl.zst`; with `&follow=true` it goes on |
 //! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`] |
 //! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
 //! | `GET /metrics` | | Prometheus text |

@@ -13,7 +13,8 @@ mod tests;
 
 pub use lineage::{Lineage, lineage};
 pub use snapshots::{
-    ListedManifest, all_manifests, find_snapshot, latest_manifest, load_manifest, manifests,
+    ListedManifest, all_manifests, find_snapshot, find_snapshot_id, latest_manifest, load_manifest,
+    manifests,
 };
 
 use crate::bucket::{Body, Bucket, BucketError, Key};

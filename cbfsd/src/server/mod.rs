@@ -3,6 +3,7 @@
 //!
 //! Handlers that touch the disk or the bucket run on tokio's blocking threads.
 
+mod change_log;
 mod metrics;
 
 use crate::manager::Manager;
@@ -141,6 +142,7 @@ pub async fn serve(
         .route("/v1/snapshots/{fs}", get(snapshots))
         .route("/v1/snapshots/{fs}/{number}", get(snapshot))
         .route("/v1/snapshots/{fs}/{number}/log", get(snapshot_log))
+        .route("/v1/log/{fs}", get(change_log::change_log))
         .route("/v1/events", get(events))
         .route("/v1/shutdown", post(stop))
         .route("/metrics", get(metrics::metrics))

@@ -233,6 +233,7 @@ impl SnapshotService {
             toc: None,
             meta_tarball: None,
             log: None,
+            status: None,
             totals: Totals::default(),
             writer: cbfs_core::format::manifest::writer(),
         };
@@ -337,6 +338,7 @@ impl SnapshotService {
         manifest.toc = persisted.toc.clone();
         manifest.meta_tarball = Some(persisted.meta_tarball.clone());
         manifest.log = Some(log);
+        manifest.status = Some(copy);
         let layer = LayerRef {
             object: persisted.layer.clone(),
             from: number,

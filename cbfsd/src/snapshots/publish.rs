@@ -250,7 +250,7 @@ impl SnapshotService {
         self.check_epoch(number)?;
         reach(failpoints::SNAPSHOT_BEFORE_MANIFEST);
         let key = keys::absolute(&self.fs, &keys::manifest(number, manifest.epoch))?;
-        let bytes = cbfs_core::format::to_json(&manifest)?;
+        let bytes = cbfs_core::format::to_sealed_json(&manifest)?;
         let observer = self.observer(number);
         let mut other = false;
         with_retries(&format!("PUT {key}"), &observer, || {

@@ -121,6 +121,7 @@ impl World {
             toc: None,
             meta_tarball: None,
             log: None,
+            status: None,
             totals: Totals::default(),
             writer: writer(),
         };

@@ -13,6 +13,7 @@
 //! - Scans are merges on the primary key.
 
 mod database;
+pub mod paths;
 pub mod rows;
 pub mod schema;
 mod stack;

@@ -1,9 +1,12 @@
 //! `cbfsctl snapshot …`: requests known to the daemon, and complete snapshots in the bucket.
 
 mod create;
+mod diff;
+mod export;
 mod list;
 mod record;
 mod show;
+mod verify;
 mod watch;
 
 use super::Context;
@@ -16,6 +19,9 @@ pub(crate) enum SnapshotCommand {
     Create(create::Args),
     List(list::Args),
     Show(show::Args),
+    Diff(diff::Args),
+    Export(export::Args),
+    Verify(verify::Args),
     Watch(watch::Args),
 }
 
@@ -25,6 +31,9 @@ pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
         SnapshotCommand::Create(args) => create::run(&args, context),
         SnapshotCommand::List(args) => list::run(&args, context),
         SnapshotCommand::Show(args) => show::run(&args, context),
+        SnapshotCommand::Diff(args) => diff::run(&args, context),
+        SnapshotCommand::Export(args) => export::run(&args, context),
+        SnapshotCommand::Verify(args) => verify::run(&args, context),
         SnapshotCommand::Watch(args) => watch::run(&args, context),
     }
 }
