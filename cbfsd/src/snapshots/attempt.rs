@@ -215,7 +215,7 @@ impl SnapshotService {
             parent: base,
             created_at: created_at.clone(),
             node: self.node.clone(),
-            layers: parent.map(|m| m.layers).unwrap_or_default(),
+            layers: parent.map_or_else(Vec::new, |m| self.merger.replace_merged(m.layers)),
             toc: None,
             meta_tarball: None,
             log: None,
@@ -377,6 +377,7 @@ impl SnapshotService {
         self.enter(number, SnapshotState::Complete)?;
         self.instance.stop_preserving()?;
         self.clean_up_or_tell(manifest);
+        self.merger.consider(&manifest.layers);
         Ok(Outcome::Complete)
     }
 

@@ -11,6 +11,7 @@ mod publish;
 mod requests;
 
 use crate::instance::Instance;
+use crate::tiering::layer_merge::{LayerMerger, MergerParams};
 use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
 use cbfs_core::bucket::Bucket;
 use cbfs_core::clock::{Clock, Ids};
@@ -66,6 +67,7 @@ pub struct SnapshotService {
     state: Mutex<State>,
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    merger: Arc<LayerMerger>,
 }
 
 struct State {
@@ -94,7 +96,17 @@ impl SnapshotService {
             instance.set_problem("status-log", Some(problem));
         }
         let last_complete = read_last_complete(&last_complete_path(&instance))?;
+        let problems = Arc::clone(&instance);
+        let merger = LayerMerger::open(MergerParams {
+            instance_dir: instance.dir().to_owned(),
+            fs: fs.clone(),
+            bucket: Arc::clone(&bucket),
+            ids: Arc::clone(&ids),
+            block_size: instance.kvs().block_size(),
+            on_problem: Box::new(move |problem| problems.set_problem("layers", problem)),
+        })?;
         let service = Arc::new(SnapshotService {
+            merger,
             instance,
             fs,
             bucket,
@@ -130,7 +142,7 @@ impl SnapshotService {
             .spawn(run)
             .map_err(|e| Error::failed("a thread could not be started").because(e))?;
         *self.thread.lock() = Some(thread);
-        Ok(())
+        self.merger.start()
     }
 
     /// Stop after the step at hand; the request goes on where it stands after the next start.
@@ -142,6 +154,7 @@ impl SnapshotService {
         {
             tracing::error!(fs = %self.fs, "the snapshot thread had panicked");
         }
+        self.merger.stop();
     }
 
     /// Where the instance is mounted: synced before every cut.
@@ -250,6 +263,7 @@ impl SnapshotService {
         // A crash right after a snapshot was complete leaves its clean-up undone.
         if let Some(manifest) = self.last_complete() {
             self.clean_up_or_tell(&manifest);
+            self.merger.consider(&manifest.layers);
         }
         loop {
             let next = {

@@ -126,7 +126,9 @@ fn describe(e: &BucketError) -> String {
     }
 }
 
-fn put_file(
+/// Create an object of a local file, and see that it has arrived. One that is there already is accepted if it is
+/// the same.
+pub(super) fn put_file(
     bucket: &dyn Bucket,
     key: &Key,
     object: &ObjectRef,
