@@ -24,6 +24,7 @@ pub struct Node {
     name: String,
     dir: PathBuf,
     daemon: Mutex<Option<Child>>,
+    environment: Mutex<Vec<(String, String)>>,
     _ground: Arc<Ground>,
 }
 
@@ -44,6 +45,7 @@ impl Node {
             name: name.to_owned(),
             dir,
             daemon: Mutex::default(),
+            environment: Mutex::default(),
             _ground: Arc::clone(ground),
         }
     }
@@ -54,6 +56,12 @@ impl Node {
         let twin = Node::new(&self._ground, name);
         std::os::unix::fs::symlink(self.state_dir(), twin.dir.join("state")).expect("a symlink");
         twin
+    }
+
+    /// Set a variable for everything of this node that is started from now on.
+    pub fn set(&self, variable: &str, value: &str) {
+        let mut environment = self.environment.lock().expect("no panic before");
+        environment.push((variable.to_owned(), value.to_owned()));
     }
 
     /// `CBFS_STATE_DIR`.
@@ -81,6 +89,7 @@ impl Node {
         command
             .env("CBFS_STATE_DIR", self.state_dir())
             .env("CBFS_SOCKET", self.socket())
+            .envs(self.environment.lock().expect("no panic before").clone())
             .stdin(Stdio::null());
         command
     }

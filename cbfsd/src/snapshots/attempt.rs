@@ -233,7 +233,10 @@ impl SnapshotService {
         if changed {
             let observer: Arc<SentinelObserver> =
                 Arc::new(SentinelObserver(Arc::clone(&publication)));
-            let uploader = Uploader::start(Arc::clone(&self.bucket), self.fs.clone(), observer)?;
+            let bucket = Arc::clone(&self.bucket);
+            // The other half: the tarball that is being made, and the one on its way to the disk.
+            let (limit, target) = (self.proxy_limit / 2, self.proxy_limit / 4);
+            let uploader = Uploader::start(bucket, self.fs.clone(), observer, limit)?;
             let at_cut = self.instance.at_cut()?;
             let job = Job {
                 fs: &self.fs,
@@ -250,7 +253,7 @@ impl SnapshotService {
                 instance: &at_cut,
                 out: &proxy,
                 level: LEVEL,
-                tarball_target: DEFAULT_TARBALL_TARGET,
+                tarball_target: DEFAULT_TARBALL_TARGET.min(target),
             };
             publication.attach(uploader);
             let log_key = format!("{}{}", job_prefix(&manifest), keys::LOG);

@@ -52,6 +52,8 @@ pub struct ServiceParams {
     pub ids: Arc<dyn Ids>,
     /// Told of every change.
     pub on_change: OnChange,
+    /// Bytes that a running snapshot may have in the proxy cache.
+    pub proxy_limit: u64,
 }
 
 /// The snapshots of one master.
@@ -63,6 +65,7 @@ pub struct SnapshotService {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     on_change: OnChange,
+    proxy_limit: u64,
     mount_point: Mutex<Option<PathBuf>>,
     state: Mutex<State>,
     wake: Condvar,
@@ -88,6 +91,7 @@ impl SnapshotService {
             clock,
             ids,
             on_change,
+            proxy_limit,
         } = params;
         let (requests, problems) =
             Requests::read(&instance.dir().join("status"), Arc::clone(&clock))?;
@@ -114,6 +118,7 @@ impl SnapshotService {
             clock,
             ids,
             on_change,
+            proxy_limit,
             mount_point: Mutex::default(),
             state: Mutex::new(State {
                 requests,
