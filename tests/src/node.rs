@@ -23,8 +23,8 @@ const LOG_LINES: usize = 40;
 pub struct Node {
     name: String,
     dir: PathBuf,
-    environment: Vec<(&'static str, String)>,
     daemon: Mutex<Option<Child>>,
+    environment: Mutex<Vec<(String, String)>>,
     _ground: Arc<Ground>,
 }
 
@@ -44,16 +44,18 @@ impl Node {
         Node {
             name: name.to_owned(),
             dir,
-            environment: Vec::new(),
             daemon: Mutex::default(),
+            environment: Mutex::default(),
             _ground: Arc::clone(ground),
         }
     }
 
     /// With these variables in the environment of its daemons and of `cbfsctl`.
     #[must_use]
-    pub fn with_environment(mut self, environment: &[(&'static str, String)]) -> Node {
-        self.environment.extend_from_slice(environment);
+    pub fn with_environment(self, environment: &[(&'static str, String)]) -> Node {
+        for (variable, value) in environment {
+            self.set(variable, value);
+        }
         self
     }
 
@@ -63,6 +65,12 @@ impl Node {
         let twin = Node::new(&self._ground, name);
         std::os::unix::fs::symlink(self.state_dir(), twin.dir.join("state")).expect("a symlink");
         twin
+    }
+
+    /// Set a variable for everything of this node that is started from now on.
+    pub fn set(&self, variable: &str, value: &str) {
+        let mut environment = self.environment.lock().expect("no panic before");
+        environment.push((variable.to_owned(), value.to_owned()));
     }
 
     /// `CBFS_STATE_DIR`.
@@ -90,14 +98,16 @@ impl Node {
             "CBFS_LOG",
             "CBFS_FLUSH_ROWS",
             "CBFS_CACHE_BYTES",
+            "CBFS_FUSE_POLL",
+            "CBFS_PROXY_LIMIT",
             "NO_COLOR",
         ] {
             command.env_remove(variable);
         }
         command
-            .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .env("CBFS_STATE_DIR", self.state_dir())
             .env("CBFS_SOCKET", self.socket())
+            .envs(self.environment.lock().expect("no panic before").clone())
             .stdin(Stdio::null());
         command
     }

@@ -184,6 +184,7 @@ impl Manager {
             on_change: Arc::new(move |snapshot| {
                 drop(events.send(DaemonEvent::Snapshot { snapshot }));
             }),
+            proxy_limit: cbfs_core::environment::proxy_limit()?,
         })?;
         instance.start_workers()?;
         snapshots.start()?;

@@ -229,7 +229,7 @@ impl SnapshotService {
             parent: base,
             created_at: created_at.clone(),
             node: self.node.clone(),
-            layers: parent.map(|m| m.layers).unwrap_or_default(),
+            layers: parent.map_or_else(Vec::new, |m| self.merger.replace_merged(m.layers)),
             toc: None,
             meta_tarball: None,
             log: None,
@@ -248,7 +248,10 @@ impl SnapshotService {
         if changed {
             let observer: Arc<SentinelObserver> =
                 Arc::new(SentinelObserver(Arc::clone(&publication)));
-            let uploader = Uploader::start(Arc::clone(&self.bucket), self.fs.clone(), observer)?;
+            let bucket = Arc::clone(&self.bucket);
+            // The other half: the tarball that is being made, and the one on its way to the disk.
+            let (limit, target) = (self.proxy_limit / 2, self.proxy_limit / 4);
+            let uploader = Uploader::start(bucket, self.fs.clone(), observer, limit)?;
             let at_cut = self.instance.at_cut()?;
             let job = Job {
                 fs: &self.fs,
@@ -265,7 +268,7 @@ impl SnapshotService {
                 instance: &at_cut,
                 out: &proxy,
                 level: LEVEL,
-                tarball_target: self.tarball_target(),
+                tarball_target: self.tarball_target().min(target),
             };
             publication.attach(uploader);
             let log_key = format!("{}{}", job_prefix(&manifest), keys::LOG);
@@ -402,6 +405,7 @@ impl SnapshotService {
         reach(failpoints::SNAPSHOT_COMPLETE);
         self.instance.stop_preserving()?;
         self.clean_up_or_tell(manifest);
+        self.merger.consider(&manifest.layers);
         Ok(Outcome::Complete)
     }
 

@@ -12,6 +12,7 @@ mod requests;
 
 use crate::failpoints::{self, reach};
 use crate::instance::Instance;
+use crate::tiering::layer_merge::{LayerMerger, MergerParams};
 use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
 use cbfs_core::bucket::Bucket;
 use cbfs_core::clock::{Clock, Ids};
@@ -52,6 +53,8 @@ pub struct ServiceParams {
     pub ids: Arc<dyn Ids>,
     /// Told of every change.
     pub on_change: OnChange,
+    /// Bytes that a running snapshot may have in the proxy cache.
+    pub proxy_limit: u64,
 }
 
 /// The snapshots of one master.
@@ -63,10 +66,12 @@ pub struct SnapshotService {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     on_change: OnChange,
+    proxy_limit: u64,
     mount_point: Mutex<Option<PathBuf>>,
     state: Mutex<State>,
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    merger: Arc<LayerMerger>,
 }
 
 struct State {
@@ -87,6 +92,7 @@ impl SnapshotService {
             clock,
             ids,
             on_change,
+            proxy_limit,
         } = params;
         let (requests, problems) =
             Requests::read(&instance.dir().join("status"), Arc::clone(&clock))?;
@@ -95,7 +101,17 @@ impl SnapshotService {
             instance.set_problem("status-log", Some(problem));
         }
         let last_complete = read_last_complete(&last_complete_path(&instance))?;
+        let problems = Arc::clone(&instance);
+        let merger = LayerMerger::open(MergerParams {
+            instance_dir: instance.dir().to_owned(),
+            fs: fs.clone(),
+            bucket: Arc::clone(&bucket),
+            ids: Arc::clone(&ids),
+            block_size: instance.kvs().block_size(),
+            on_problem: Box::new(move |problem| problems.set_problem("layers", problem)),
+        })?;
         let service = Arc::new(SnapshotService {
+            merger,
             instance,
             fs,
             bucket,
@@ -103,6 +119,7 @@ impl SnapshotService {
             clock,
             ids,
             on_change,
+            proxy_limit,
             mount_point: Mutex::default(),
             state: Mutex::new(State {
                 requests,
@@ -131,7 +148,7 @@ impl SnapshotService {
             .spawn(run)
             .map_err(|e| Error::failed("a thread could not be started").because(e))?;
         *self.thread.lock() = Some(thread);
-        Ok(())
+        self.merger.start()
     }
 
     /// Stop after the step at hand; the request goes on where it stands after the next start.
@@ -143,6 +160,7 @@ impl SnapshotService {
         {
             tracing::error!(fs = %self.fs, "the snapshot thread had panicked");
         }
+        self.merger.stop();
     }
 
     /// Where the instance is mounted: synced before every cut.
@@ -254,6 +272,7 @@ impl SnapshotService {
         // A crash right after a snapshot was complete leaves its clean-up undone.
         if let Some(manifest) = self.last_complete() {
             self.clean_up_or_tell(&manifest);
+            self.merger.consider(&manifest.layers);
         }
         loop {
             let next = {
