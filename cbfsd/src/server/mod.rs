@@ -4,6 +4,7 @@
 //! Handlers that touch the disk or the bucket run on tokio's blocking threads.
 
 mod metrics;
+mod snapshots;
 
 use crate::manager::Manager;
 use axum::body::Body;
@@ -138,9 +139,14 @@ pub async fn serve(
         .route("/v1/mounts", post(mount))
         .route("/v1/umounts", post(umount))
         .route("/v1/snapshots", post(create_snapshot))
-        .route("/v1/snapshots/{fs}", get(snapshots))
+        .route("/v1/snapshots/{fs}", get(snapshot_list))
         .route("/v1/snapshots/{fs}/{number}", get(snapshot))
         .route("/v1/snapshots/{fs}/{number}/log", get(snapshot_log))
+        .route(
+            "/v1/snapshots/{fs}/{number}/cancel",
+            post(snapshots::cancel),
+        )
+        .route("/v1/snapshots/{fs}/{number}/retry", post(snapshots::retry))
         .route("/v1/events", get(events))
         .route("/v1/shutdown", post(stop))
         .route("/metrics", get(metrics::metrics))
@@ -245,7 +251,7 @@ async fn create_snapshot(
     Ok(Json(blocking(work).await?))
 }
 
-async fn snapshots(
+async fn snapshot_list(
     State(shared): State<Shared>,
     Path(fs): Path<String>,
 ) -> Answer<Vec<SnapshotInfo>> {

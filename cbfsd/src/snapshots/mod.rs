@@ -4,11 +4,13 @@
 //! What a crash leaves: every accepted request has its log. A request found between `collected` and
 //! `copying` is resumed from its frozen layer with a new attempt; the objects of the old attempt stay in
 //! the bucket unreferenced. After a reboot the preserved blocks are not trusted: the attempt fails as
-//! transient and the request is cut again. Changes of a snapshot that failed belong to the next.
+//! transient and the request is cut again. Changes of a snapshot that failed or was cancelled belong to the
+//! next.
 
 mod attempt;
 mod publish;
 mod requests;
+mod withdrawal;
 
 use crate::instance::Instance;
 use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
@@ -71,6 +73,8 @@ pub struct SnapshotService {
 struct State {
     requests: Requests,
     last_complete: Option<Manifest>,
+    /// The request that the thread carries out.
+    current: Option<SnapshotNumber>,
     stop: bool,
 }
 
@@ -106,6 +110,7 @@ impl SnapshotService {
             state: Mutex::new(State {
                 requests,
                 last_complete,
+                current: None,
                 stop: false,
             }),
             wake: Condvar::new(),
@@ -154,26 +159,13 @@ impl SnapshotService {
         if let Some(name) = &request.name {
             validate_snapshot_name(name)?;
         }
-        if self.instance.is_fenced() {
-            return Err(
-                Error::new(ErrorKind::Conflict, format!("{} is fenced", self.fs))
-                    .hint("a later epoch has taken over; see `cbfsctl epoch list`"),
-            );
-        }
+        self.refuse_when_fenced()?;
         // Its log must be written on a full disk too.
         let _room = self.instance.lend_room()?;
         let info = {
             let mut state = self.state.lock();
             if let Some(name) = &request.name {
-                let taken = state.requests.statuses().find(|s| {
-                    s.name.as_ref() == Some(name)
-                        && !matches!(s.state, SnapshotState::Failed | SnapshotState::Cancelled)
-                });
-                if let Some(other) = taken {
-                    let text =
-                        format!("snapshot {} of {} is named {name:?}", other.number, self.fs);
-                    return Err(Error::new(ErrorKind::Conflict, text).hint("choose another name"));
-                }
+                self.name_is_free(&state, name)?;
             }
             let number = state.next_number();
             let epoch = self.instance.epoch();
@@ -186,6 +178,27 @@ impl SnapshotService {
         let info = info.ok_or_else(|| Error::failed("the request vanished"))?;
         (self.on_change)(info.clone());
         Ok(info)
+    }
+
+    fn refuse_when_fenced(&self) -> Result<()> {
+        if self.instance.is_fenced() {
+            return Err(
+                Error::new(ErrorKind::Conflict, format!("{} is fenced", self.fs))
+                    .hint("a later epoch has taken over; see `cbfsctl epoch list`"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Invariant: a name means one snapshot.
+    fn name_is_free(&self, state: &State, name: &str) -> Result<()> {
+        let taken = state.requests.statuses().find(|s| {
+            s.name.as_deref() == Some(name)
+                && !matches!(s.state, SnapshotState::Failed | SnapshotState::Cancelled)
+        });
+        let Some(other) = taken else { return Ok(()) };
+        let text = format!("snapshot {} of {} is named {name:?}", other.number, self.fs);
+        Err(Error::new(ErrorKind::Conflict, text).hint("choose another name"))
     }
 
     /// All requests this instance knows, oldest first.
@@ -260,7 +273,8 @@ impl SnapshotService {
                     if state.stop {
                         return;
                     }
-                    match state.requests.next_open() {
+                    state.current = state.requests.next_open();
+                    match state.current {
                         Some(number) => break number,
                         None => self.wake.wait(&mut state),
                     }
@@ -276,8 +290,16 @@ impl SnapshotService {
         }
     }
 
-    /// Wait, unless the service stops.
+    /// Wait, unless the service stops or the request at hand is withdrawn.
     fn pause(&self, pause: Duration) {
+        let mut state = self.state.lock();
+        if !state.stop && !state.withdrawn() {
+            self.wake.wait_for(&mut state, pause);
+        }
+    }
+
+    /// Wait, unless the service stops.
+    fn rest(&self, pause: Duration) {
         let mut state = self.state.lock();
         if !state.stop {
             self.wake.wait_for(&mut state, pause);
@@ -301,6 +323,12 @@ impl SnapshotService {
 }
 
 impl State {
+    /// Whether the request that is carried out was withdrawn.
+    fn withdrawn(&self) -> bool {
+        let status = self.current.and_then(|n| self.requests.status(n));
+        status.is_some_and(|s| s.cancel_requested)
+    }
+
     fn next_number(&self) -> SnapshotNumber {
         let complete = self.last_complete.as_ref().map_or(0, |m| m.number.0);
         SnapshotNumber(self.requests.last_number().max(complete) + 1)

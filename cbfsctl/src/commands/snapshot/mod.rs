@@ -1,8 +1,11 @@
 //! `cbfsctl snapshot …`: requests known to the daemon, and complete snapshots in the bucket.
 
+mod cancel;
 mod create;
 mod list;
 mod record;
+mod request;
+mod retry;
 mod show;
 mod watch;
 
@@ -17,6 +20,8 @@ pub(crate) enum SnapshotCommand {
     List(list::Args),
     Show(show::Args),
     Watch(watch::Args),
+    Cancel(cancel::Args),
+    Retry(retry::Args),
 }
 
 /// Run it.
@@ -26,5 +31,7 @@ pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
         SnapshotCommand::List(args) => list::run(&args, context),
         SnapshotCommand::Show(args) => show::run(&args, context),
         SnapshotCommand::Watch(args) => watch::run(&args, context),
+        SnapshotCommand::Cancel(args) => cancel::run(&args, context),
+        SnapshotCommand::Retry(args) => retry::run(&args, context),
     }
 }

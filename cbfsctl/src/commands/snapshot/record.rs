@@ -67,6 +67,16 @@ impl SnapshotRecord {
         }
     }
 
+    /// Its state as glyph and word; of a queued request also its place.
+    pub(super) fn state_in_words(&self) -> String {
+        let place = self.request.as_ref().map_or(0, |r| r.queue_place);
+        let place = match (self.state, place) {
+            (SnapshotState::Queued, 1..) => format!(", place {place}"),
+            _ => String::new(),
+        };
+        format!("{} {}{place}", glyph(self.state), self.state.name())
+    }
+
     /// What to remark: where it stands, or why it failed.
     fn remark(&self) -> String {
         let Some(request) = &self.request else {
@@ -76,9 +86,7 @@ impl SnapshotRecord {
             SnapshotState::Failed | SnapshotState::Cancelled => {
                 printable(request.reason.as_deref().unwrap_or_default())
             }
-            SnapshotState::Queued if request.queue_place > 0 => {
-                format!("{} before it", request.queue_place)
-            }
+            _ if request.cancelling => "being cancelled".to_owned(),
             SnapshotState::Writing if request.bytes_total > 0 => {
                 format!(
                     "{}%",
@@ -134,7 +142,7 @@ pub(super) fn record_table(records: &[SnapshotRecord]) -> Table {
         };
         table.row([
             r.number.to_string(),
-            format!("{} {}", glyph(r.state), r.state.name()),
+            r.state_in_words(),
             printable(r.name.as_deref().unwrap_or_default()),
             r.time(),
             total(|t| quantities::count(t.changed_inodes + t.removed_inodes)),

@@ -5,7 +5,6 @@ use super::record::{SnapshotRecord, merge};
 use crate::bucket_option::BucketOption;
 use crate::output::{Outcome, Output, printable, to_the_second};
 use crate::quantities;
-use crate::snapshot_watch::glyph;
 use crate::target::{self, Located};
 use cbfs_core::api::SnapshotInfo;
 use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
@@ -78,11 +77,7 @@ fn show(located: &Located, record: &SnapshotRecord, output: &mut Output) -> Outc
     if let Some(name) = &record.name {
         output.line(format_args!("name       {}", printable(name)))?;
     }
-    output.line(format_args!(
-        "state      {} {}",
-        glyph(record.state),
-        record.state.name()
-    ))?;
+    output.line(format_args!("state      {}", record.state_in_words()))?;
     if let Some(request) = &record.request {
         output.line(format_args!(
             "requested  {}",
