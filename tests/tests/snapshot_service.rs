@@ -230,3 +230,87 @@ fn a_request_is_not_taken_up_again_behind_a_later_snapshot() {
     assert_eq!(act(&m, "retry", number).code, Some(CONFLICT));
     assert_eq!(act(&m, "retry", 77).code, Some(10));
 }
+
+// ---------------------------------------------------------------- delete, hold, release
+
+fn numbers(m: &Master, args: &[&str]) -> Vec<u64> {
+    let mut words = vec!["snapshot", "list", &m.fs];
+    words.extend(args);
+    let listed = m.node.json(words);
+    let all = listed.as_array().unwrap();
+    all.iter().map(|r| r["number"].as_u64().unwrap()).collect()
+}
+
+fn create_named(m: &Master, name: &str) -> cbfs_tests::Ran {
+    let args = ["snapshot", "create", &m.fs, "--name", name, "--wait"];
+    m.node.ctl(args)
+}
+
+#[test]
+fn a_deleted_snapshot_is_gone_from_view_and_later_ones_stay_exact() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    cbfs_tests::tree::build(&m.dir("tree"));
+    create_named(&m, "base").ok();
+    cbfs_tests::tree::change(&m.at("tree"));
+    let wanted = m.fingerprint();
+    let second = m.snapshot();
+    let snapshot = format!("{}@base", m.fs);
+    // It asks; off a terminal the handle answers, and only the right one.
+    let delete = ["snapshot", "delete", &snapshot];
+    m.node.ctl(delete).fails(2, &["--confirm"]);
+    let wrong = delete.iter().copied().chain(["--confirm", "home"]);
+    m.node.ctl(wrong).fails(2, &["nothing was done"]);
+    m.node.ctl(delete.iter().copied().chain(["--dry-run"])).ok();
+    assert_eq!(numbers(&m, &[]), [1, 2]);
+    m.node
+        .ctl(delete.iter().copied().chain(["--confirm", &m.fs]))
+        .ok();
+    assert_eq!(numbers(&m, &[]), [2]);
+    assert_eq!(numbers(&m, &["--all"]), [1, 2]);
+    for name in ["1", "base"] {
+        let snapshot = format!("{}@{name}", m.fs);
+        m.node.ctl(["snapshot", "show", &snapshot]).fails(10, &[]);
+        let dir = m.stage.dir("nowhere");
+        let args = ["mount", &snapshot, dir.to_str().unwrap(), "--slave"];
+        m.node.ctl(args).fails(10, &[]);
+    }
+    m.assert_snapshot_is(second, &wanted);
+    // The name is free, the number is not.
+    create_named(&m, "base").ok();
+    assert_eq!(numbers(&m, &[]), [2, 3]);
+    create_named(&m, "base").fails(CONFLICT, &["named"]);
+    m.assert_snapshot_is(3, &wanted);
+    m.node.kill9();
+    m.node.start();
+    create_named(&m, "base").fails(CONFLICT, &["named"]);
+}
+
+#[test]
+fn the_latest_and_held_snapshots_are_not_deleted() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "first").unwrap();
+    let first = m.snapshot();
+    let delete = |number: u64| {
+        let snapshot = format!("{}@{number}", m.fs);
+        m.node
+            .ctl(["snapshot", "delete", &snapshot, "--confirm", &m.fs])
+    };
+    delete(first).fails(CONFLICT, &["latest"]);
+    fs::write(m.at("file"), "second").unwrap();
+    let second = m.snapshot();
+    let snapshot = format!("{}@{first}", m.fs);
+    m.node
+        .ctl(["snapshot", "hold", &snapshot, "--reason", "audit of March"])
+        .ok();
+    delete(first).fails(CONFLICT, &["audit of March", "release"]);
+    let list = m.node.ctl(["snapshot", "list", &m.fs]).ok();
+    assert!(list.contains("held: audit of March"), "{list}");
+    act(&m, "release", first).ok();
+    act(&m, "release", first).fails(CONFLICT, &[]);
+    delete(first).ok();
+    delete(first).fails(10, &["deleted"]);
+    act(&m, "hold", first).fails(10, &["deleted"]);
+    assert_eq!(numbers(&m, &[]), [second]);
+}

@@ -15,15 +15,18 @@ mod withdrawal;
 use crate::instance::Instance;
 use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
 use cbfs_core::bucket::Bucket;
+use cbfs_core::catalog;
 use cbfs_core::clock::{Clock, Ids};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
+use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{Handle, validate_snapshot_name};
 use cbfs_core::ids::SnapshotNumber;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
 use parking_lot::{Condvar, Mutex};
 use requests::Requests;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,6 +78,8 @@ struct State {
     last_complete: Option<Manifest>,
     /// The request that the thread carries out.
     current: Option<SnapshotNumber>,
+    /// Snapshots known to be marked deleted: their names are free.
+    deleted: BTreeSet<SnapshotNumber>,
     stop: bool,
 }
 
@@ -111,6 +116,7 @@ impl SnapshotService {
                 requests,
                 last_complete,
                 current: None,
+                deleted: BTreeSet::new(),
                 stop: false,
             }),
             wake: Condvar::new(),
@@ -160,6 +166,9 @@ impl SnapshotService {
             validate_snapshot_name(name)?;
         }
         self.refuse_when_fenced()?;
+        if let Some(name) = &request.name {
+            self.look_for_deleted(name);
+        }
         // Its log must be written on a full disk too.
         let _room = self.instance.lend_room()?;
         let info = {
@@ -190,11 +199,38 @@ impl SnapshotService {
         Ok(())
     }
 
+    /// Ask the bucket whether the complete snapshots with this name were deleted; who deletes one does not
+    /// tell the daemon. Where the bucket does not answer they keep the name.
+    fn look_for_deleted(&self, name: &str) {
+        let candidates: Vec<BaseSnapshot> = {
+            let state = self.state.lock();
+            let named = state.requests.statuses().filter(|s| {
+                s.name.as_deref() == Some(name)
+                    && s.state == SnapshotState::Complete
+                    && !state.deleted.contains(&s.number)
+            });
+            named
+                .map(|s| BaseSnapshot {
+                    number: s.number,
+                    epoch: s.epoch,
+                })
+                .collect()
+        };
+        for id in candidates {
+            match catalog::is_deleted(&*self.bucket, &self.fs, id) {
+                Ok(true) => drop(self.state.lock().deleted.insert(id.number)),
+                Ok(false) => {}
+                Err(e) => tracing::warn!(fs = %self.fs, causes = ?e.causes(), "{e}"),
+            }
+        }
+    }
+
     /// Invariant: a name means one snapshot.
     fn name_is_free(&self, state: &State, name: &str) -> Result<()> {
         let taken = state.requests.statuses().find(|s| {
             s.name.as_deref() == Some(name)
                 && !matches!(s.state, SnapshotState::Failed | SnapshotState::Cancelled)
+                && !state.deleted.contains(&s.number)
         });
         let Some(other) = taken else { return Ok(()) };
         let text = format!("snapshot {} of {} is named {name:?}", other.number, self.fs);

@@ -75,6 +75,9 @@ impl SnapshotService {
     /// name was taken meanwhile.
     pub fn retry(&self, number: SnapshotNumber) -> Result<SnapshotInfo> {
         self.refuse_when_fenced()?;
+        if let Some(name) = self.get(number)?.name {
+            self.look_for_deleted(&name);
+        }
         let _room = self.instance.lend_room()?;
         let info = {
             let mut state = self.state.lock();

@@ -6,6 +6,7 @@ pub mod config;
 pub mod epoch;
 pub mod keys;
 pub mod manifest;
+pub mod mark;
 
 use crate::error::{Error, ErrorKind, Result};
 use serde::de::DeserializeOwned;

@@ -2,8 +2,12 @@
 
 mod cancel;
 mod create;
+mod delete;
+mod hold;
 mod list;
+mod marked;
 mod record;
+mod release;
 mod request;
 mod retry;
 mod show;
@@ -22,6 +26,9 @@ pub(crate) enum SnapshotCommand {
     Watch(watch::Args),
     Cancel(cancel::Args),
     Retry(retry::Args),
+    Delete(delete::Args),
+    Hold(hold::Args),
+    Release(release::Args),
 }
 
 /// Run it.
@@ -33,5 +40,8 @@ pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
         SnapshotCommand::Watch(args) => watch::run(&args, context),
         SnapshotCommand::Cancel(args) => cancel::run(&args, context),
         SnapshotCommand::Retry(args) => retry::run(&args, context),
+        SnapshotCommand::Delete(args) => delete::run(&args, context),
+        SnapshotCommand::Hold(args) => hold::run(&args, context),
+        SnapshotCommand::Release(args) => release::run(&args, context),
     }
 }

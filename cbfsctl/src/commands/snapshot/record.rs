@@ -6,6 +6,7 @@ use crate::quantities;
 use crate::snapshot_watch::glyph;
 use crate::table::{Align, Table};
 use cbfs_core::api::SnapshotInfo;
+use cbfs_core::catalog::Hold;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::ids::{Epoch, SnapshotNumber};
 use cbfs_core::snapshot::SnapshotState;
@@ -31,6 +32,12 @@ pub(super) struct SnapshotRecord {
     /// The manifest, where it is in the bucket and the bucket was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) manifest: Option<Manifest>,
+    /// Marked deleted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) deleted: bool,
+    /// The holds that stand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) holds: Vec<Hold>,
 }
 
 impl SnapshotRecord {
@@ -43,6 +50,8 @@ impl SnapshotRecord {
             state: request.state,
             request: Some(request),
             manifest: None,
+            deleted: false,
+            holds: Vec::new(),
         }
     }
 
@@ -55,6 +64,8 @@ impl SnapshotRecord {
             state: SnapshotState::Complete,
             request: None,
             manifest: Some(manifest),
+            deleted: false,
+            holds: Vec::new(),
         }
     }
 
@@ -79,6 +90,15 @@ impl SnapshotRecord {
 
     /// What to remark: where it stands, or why it failed.
     fn remark(&self) -> String {
+        if self.deleted {
+            return "deleted".to_owned();
+        }
+        if let Some(hold) = self.holds.last() {
+            return match &hold.mark.reason {
+                Some(reason) => format!("held: {}", printable(reason)),
+                None => "held".to_owned(),
+            };
+        }
         let Some(request) = &self.request else {
             return String::new();
         };
