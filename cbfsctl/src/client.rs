@@ -87,6 +87,18 @@ impl DaemonClient {
         self.get(&format!("/v1/snapshots/{}/{number}", segment(fs)))
     }
 
+    /// `POST /v1/snapshots/{fs}/{number}/cancel`. `fs` is a full handle.
+    pub(crate) fn cancel_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+        let path = format!("/v1/snapshots/{}/{number}/cancel", segment(fs));
+        self.post(&path, &serde_json::json!({}))
+    }
+
+    /// `POST /v1/snapshots/{fs}/{number}/retry`. `fs` is a full handle.
+    pub(crate) fn retry_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+        let path = format!("/v1/snapshots/{}/{number}/retry", segment(fs));
+        self.post(&path, &serde_json::json!({}))
+    }
+
     /// `GET /v1/snapshots/{fs}/{number}/log`: the status log so far. `fs` is a full handle.
     ///
     /// A last line without a newline is still being written and left out.

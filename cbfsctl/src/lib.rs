@@ -9,6 +9,7 @@ mod bucket_option;
 mod cli;
 mod client;
 mod commands;
+mod confirmation;
 mod daemon_process;
 mod error_report;
 mod fuse_preflight;

@@ -165,6 +165,12 @@ impl Output {
         }
     }
 
+    /// A question to a person on a terminal: a message without the newline.
+    pub(crate) fn ask(&mut self, text: impl Display) {
+        let _ = write!(self.err, "{text}"); // as `complain`
+        let _ = self.err.flush();
+    }
+
     /// What went wrong although the command goes on: on stderr, also with `--quiet`.
     pub(crate) fn warning(&mut self, text: impl Display) {
         if !self.json {

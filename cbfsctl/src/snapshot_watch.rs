@@ -120,7 +120,11 @@ fn verdict(info: SnapshotInfo) -> Outcome<SnapshotInfo> {
         None => error,
     };
     Err(error
-        .hint("what it held is part of the next snapshot: `cbfsctl snapshot create`")
+        .hint(format!(
+            "what it held is part of the next snapshot; `cbfsctl snapshot retry {}@{}` takes this one up \
+             again",
+            info.fs, info.number
+        ))
         .into())
 }
 
@@ -163,6 +167,7 @@ fn transition(line: &StatusLine) -> Option<String> {
             format!("{what} failed, again in {wait}: {reason}")
         }
         StatusEvent::Failure { reason, .. } => format!("attempt failed: {reason}"),
+        StatusEvent::CancelRequested => "withdrawn".to_owned(),
         StatusEvent::Attempt { .. }
         | StatusEvent::Cut { .. }
         | StatusEvent::Planned { .. }
@@ -217,7 +222,7 @@ pub(crate) fn in_words(info: &SnapshotInfo, elapsed: Duration) -> String {
     );
     match info.state {
         SnapshotState::Queued if info.queue_place > 0 => {
-            text += &format!(", {} before it", info.queue_place);
+            text += &format!(", place {}", info.queue_place);
         }
         SnapshotState::Writing => {
             text += &format!(
@@ -238,6 +243,9 @@ pub(crate) fn in_words(info: &SnapshotInfo, elapsed: Duration) -> String {
             );
         }
         _ => {}
+    }
+    if info.cancelling {
+        text += ", being cancelled";
     }
     if !info.state.is_final() {
         text += &format!("  {}", quantities::duration(elapsed));
@@ -277,7 +285,7 @@ mod tests {
         .map(|s| in_words(&info(s), Duration::from_millis(1500)))
         .to_vec();
         insta::assert_snapshot!(lines.join("\n"), @r"
-        snapshot 3 … queued, 2 before it  1.50 s
+        snapshot 3 … queued, place 2  1.50 s
         snapshot 3 ▶ collected  1.50 s
         snapshot 3 ▶ writing  1,200/4,800 files  1.0 MiB/4.0 MiB  1.50 s
         snapshot 3 ▶ copying  4/5 objects  1.0 MiB/3.0 MiB  1.50 s

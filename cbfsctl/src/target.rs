@@ -29,9 +29,9 @@ impl Located {
         Ok(bucket::open(&self.bucket, true)?)
     }
 
-    /// All its complete snapshots.
-    pub(crate) fn manifests(&self) -> Result<Vec<Manifest>> {
-        catalog::manifests(self.open_bucket()?.as_ref(), &self.fs)
+    /// Open its bucket to change it.
+    pub(crate) fn open_bucket_to_write(&self) -> Result<Arc<dyn Bucket>> {
+        Ok(bucket::open(&self.bucket, false)?)
     }
 
     /// The complete snapshot that is meant.

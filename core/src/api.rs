@@ -12,6 +12,8 @@
 //! | `GET /v1/snapshots/{fs}` | | `[`[`SnapshotInfo`]`]` requests this daemon knows |
 //! | `GET /v1/snapshots/{fs}/{number}` | | [`SnapshotInfo`] |
 //! | `GET /v1/snapshots/{fs}/{number}/log` | | the status log so far, JSON lines |
+//! | `POST /v1/snapshots/{fs}/{number}/cancel` | | [`SnapshotInfo`]; one that is carried out is `cancelling` at first |
+//! | `POST /v1/snapshots/{fs}/{number}/retry` | | [`SnapshotInfo`] |
 //! | `GET /v1/log/{fs}?from=XID` | | the master's change log from there on, as far as it is still local: JSON lines as in `log.jsonl.zst`; with `&follow=true` it goes on |
 //! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`] |
 //! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
@@ -179,7 +181,8 @@ pub struct SnapshotInfo {
     pub state: SnapshotState,
     /// Epoch of the master.
     pub epoch: Epoch,
-    /// Requests before it in the queue (0 when it runs or is final).
+    /// Its place in the queue: how many requests are carried out before it (0 when it runs, is next or
+    /// is final).
     #[serde(default)]
     pub queue_place: u64,
     /// RFC 3339 time of the request.
@@ -219,6 +222,10 @@ pub struct SnapshotInfo {
     /// Retries so far.
     #[serde(default)]
     pub retries: u64,
+    /// Withdrawn: it ends as `cancelled` once the step at hand has ended, or as `complete` when its
+    /// manifest existed already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancelling: bool,
     /// Why it failed, or the reason of the last retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -7,11 +7,16 @@
 //! stands with it.
 
 mod lineage;
+mod marks;
 mod snapshots;
 #[cfg(test)]
 mod tests;
 
 pub use lineage::{Lineage, lineage};
+pub use marks::{
+    Hold, delete_snapshot, deleted_snapshots, hold_snapshot, holds, is_deleted, may_be_deleted,
+    release_snapshot,
+};
 pub use snapshots::{
     ListedManifest, all_manifests, find_snapshot, find_snapshot_id, latest_manifest, load_manifest,
     manifests,

@@ -109,6 +109,12 @@ fn non_empty(name: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
+/// This machine's host name, for people.
+pub fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::parse_size;

@@ -29,7 +29,7 @@ pub enum SnapshotKind {
 }
 
 /// States of a request. Entered in this order; `Failed` and `Cancelled` from any before
-/// `Complete`; `Failed` is left again by a retry (back to `Queued` or to where it resumes).
+/// `Complete`; `Failed` and `Cancelled` are left again by a retry (back to `Queued`: a new cut).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SnapshotState {
@@ -88,9 +88,9 @@ impl SnapshotState {
     pub fn may_become(self, to: SnapshotState) -> bool {
         use SnapshotState::*;
         match (self, to) {
-            (Complete | Cancelled, _) => false,
-            (Failed, Queued | Collected) => true,
-            (Failed, _) => false,
+            (Complete, _) => false,
+            (Failed | Cancelled, Queued) => true,
+            (Failed | Cancelled, _) => false,
             (_, Failed | Cancelled) => true,
             (Queued, Collected)
             | (Collected, Writing | Queued)
@@ -194,6 +194,9 @@ pub enum StatusEvent {
         /// Milliseconds until the next try.
         wait_ms: u64,
     },
+    /// A person withdrew the request while it was being carried out; `State` `cancelled` follows once the
+    /// step at hand has ended, or `complete` when the manifest existed already.
+    CancelRequested,
     /// The attempt failed; a `State` line with `failed` or an earlier state follows.
     Failure {
         /// Whether it may pass.

@@ -5,6 +5,7 @@
 
 mod change_log;
 mod metrics;
+mod snapshots;
 
 use crate::manager::Manager;
 use axum::body::Body;
@@ -139,10 +140,15 @@ pub async fn serve(
         .route("/v1/mounts", post(mount))
         .route("/v1/umounts", post(umount))
         .route("/v1/snapshots", post(create_snapshot))
-        .route("/v1/snapshots/{fs}", get(snapshots))
+        .route("/v1/snapshots/{fs}", get(snapshot_list))
         .route("/v1/snapshots/{fs}/{number}", get(snapshot))
         .route("/v1/snapshots/{fs}/{number}/log", get(snapshot_log))
         .route("/v1/log/{fs}", get(change_log::change_log))
+        .route(
+            "/v1/snapshots/{fs}/{number}/cancel",
+            post(snapshots::cancel),
+        )
+        .route("/v1/snapshots/{fs}/{number}/retry", post(snapshots::retry))
         .route("/v1/events", get(events))
         .route("/v1/shutdown", post(stop))
         .route("/metrics", get(metrics::metrics))
@@ -247,7 +253,7 @@ async fn create_snapshot(
     Ok(Json(blocking(work).await?))
 }
 
-async fn snapshots(
+async fn snapshot_list(
     State(shared): State<Shared>,
     Path(fs): Path<String>,
 ) -> Answer<Vec<SnapshotInfo>> {

@@ -26,12 +26,10 @@ const SMALLEST_TARBALL_TARGET: u64 = 1 << 20;
 const LEVEL: i32 = 3;
 
 /// How an attempt ended.
-enum Outcome {
+pub(super) enum Outcome {
     Complete,
-    /// Withdrawn: this master was superseded.
+    /// Withdrawn, by a person or because this master was superseded.
     Cancelled,
-    /// The service stops: the request stays as it is.
-    Stopped,
 }
 
 impl SnapshotService {
@@ -40,17 +38,19 @@ impl SnapshotService {
     pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let mut pause = RETRY_PAUSE;
         loop {
+            let withdrawn = self.withdrawn(number);
             let tried = {
                 let _room = self.instance.lend_room()?;
                 self.attempt(number)
             };
             let error = match tried {
-                Ok(Outcome::Complete) => {
+                Ok(Outcome::Complete | Outcome::Cancelled) => {
                     self.instance.set_problem("snapshots", None);
                     return Ok(());
                 }
-                Ok(Outcome::Stopped | Outcome::Cancelled) => return Ok(()),
                 Err(_) if self.stopping() => return Ok(()),
+                // Given up because it was withdrawn meanwhile: the next round settles that.
+                Err(_) if self.withdrawn(number) && !withdrawn => continue,
                 Err(e) => e,
             };
             let transient = !matches!(
@@ -81,7 +81,7 @@ impl SnapshotService {
                 },
             )?;
             if !transient {
-                self.instance.stop_preserving()?;
+                self.let_go()?;
                 return self.enter(number, SnapshotState::Failed);
             }
             let wait_ms = pause.as_millis() as u64;
@@ -94,7 +94,11 @@ impl SnapshotService {
                     wait_ms,
                 },
             )?;
-            self.pause(pause);
+            if withdrawn {
+                self.rest(pause); // even its withdrawal has to wait for the bucket
+            } else {
+                self.pause(pause);
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -110,9 +114,12 @@ impl SnapshotService {
             return Ok(Outcome::Complete);
         }
         if self.instance.is_fenced() {
-            self.instance.stop_preserving()?;
+            self.let_go()?;
             self.enter(number, SnapshotState::Cancelled)?;
             return Ok(Outcome::Cancelled);
+        }
+        if status.cancel_requested {
+            return self.withdraw(&status);
         }
         if status.state != SnapshotState::Queued {
             if let Some(manifest) = self.published(number)? {
@@ -136,16 +143,26 @@ impl SnapshotService {
             SnapshotState::Queued => self.collect(number)?,
             _ => self.instance.frozen_of(number)?,
         };
-        if self.stopping() {
-            return Ok(Outcome::Stopped);
-        }
+        self.go_on(number)?;
         self.enter(number, SnapshotState::Writing)?;
         let manifest = self.make_and_send(&status, &frozen, &attempt)?;
         reach(failpoints::SNAPSHOT_ALL_SENT);
+        self.go_on(number)?;
         self.enter(number, SnapshotState::Copying)?;
         let manifest = self.publish(manifest)?;
         reach(failpoints::SNAPSHOT_PUBLISHED);
         self.complete(number, &manifest)
+    }
+
+    /// Between two steps.
+    ///
+    /// # Errors
+    /// When the service stops or the request was withdrawn: the attempt ends here.
+    fn go_on(&self, number: SnapshotNumber) -> Result<()> {
+        if self.stopping() || self.withdrawn(number) {
+            return Err(Error::failed("the attempt was stopped"));
+        }
+        Ok(())
     }
 
     /// A request found in the middle: back to `collected`, or to the queue when what was preserved
@@ -384,7 +401,7 @@ impl SnapshotService {
     }
 
     /// The manifest exists: note it, and let go of what only this snapshot needed.
-    fn complete(&self, number: SnapshotNumber, manifest: &Manifest) -> Result<Outcome> {
+    pub(super) fn complete(&self, number: SnapshotNumber, manifest: &Manifest) -> Result<Outcome> {
         write_last_complete(&self.instance, manifest)?;
         reach(failpoints::SNAPSHOT_NOTED);
         self.state.lock().last_complete = Some(manifest.clone());
@@ -410,7 +427,7 @@ impl SnapshotService {
     }
 
     /// What an attempt left in the proxy cache: all of it is in the bucket, or useless.
-    fn empty_proxy(&self) -> Result<()> {
+    pub(super) fn empty_proxy(&self) -> Result<()> {
         let proxy = self.instance.dir().join("proxy");
         let emptied = fs::remove_dir_all(&proxy).and_then(|()| fs::create_dir(&proxy));
         emptied.context(|| format!("{} could not be emptied", proxy.display()))

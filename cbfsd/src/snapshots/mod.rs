@@ -4,26 +4,31 @@
 //! What a crash leaves: every accepted request has its log. A request found between `collected` and
 //! `copying` is resumed from its frozen layer with a new attempt; the objects of the old attempt stay in
 //! the bucket unreferenced. After a reboot the preserved blocks are not trusted: the attempt fails as
-//! transient and the request is cut again. Changes of a snapshot that failed belong to the next.
+//! transient and the request is cut again. Changes of a snapshot that failed or was cancelled belong to the
+//! next.
 
 mod attempt;
 mod publish;
 mod requests;
+mod withdrawal;
 
 use crate::failpoints::{self, reach};
 use crate::instance::Instance;
 use crate::tiering::layer_merge::{LayerMerger, MergerParams};
 use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
 use cbfs_core::bucket::Bucket;
+use cbfs_core::catalog;
 use cbfs_core::clock::{Clock, Ids};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
+use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{Handle, validate_snapshot_name};
 use cbfs_core::ids::SnapshotNumber;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
 use parking_lot::{Condvar, Mutex};
 use requests::Requests;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +82,10 @@ pub struct SnapshotService {
 struct State {
     requests: Requests,
     last_complete: Option<Manifest>,
+    /// The request that the thread carries out.
+    current: Option<SnapshotNumber>,
+    /// Snapshots known to be marked deleted: their names are free.
+    deleted: BTreeSet<SnapshotNumber>,
     stop: bool,
 }
 
@@ -124,6 +133,8 @@ impl SnapshotService {
             state: Mutex::new(State {
                 requests,
                 last_complete,
+                current: None,
+                deleted: BTreeSet::new(),
                 stop: false,
             }),
             wake: Condvar::new(),
@@ -173,26 +184,16 @@ impl SnapshotService {
         if let Some(name) = &request.name {
             validate_snapshot_name(name)?;
         }
-        if self.instance.is_fenced() {
-            return Err(
-                Error::new(ErrorKind::Conflict, format!("{} is fenced", self.fs))
-                    .hint("a later epoch has taken over; see `cbfsctl epoch list`"),
-            );
+        self.refuse_when_fenced()?;
+        if let Some(name) = &request.name {
+            self.look_for_deleted(name);
         }
         // Its log must be written on a full disk too.
         let _room = self.instance.lend_room()?;
         let info = {
             let mut state = self.state.lock();
             if let Some(name) = &request.name {
-                let taken = state.requests.statuses().find(|s| {
-                    s.name.as_ref() == Some(name)
-                        && !matches!(s.state, SnapshotState::Failed | SnapshotState::Cancelled)
-                });
-                if let Some(other) = taken {
-                    let text =
-                        format!("snapshot {} of {} is named {name:?}", other.number, self.fs);
-                    return Err(Error::new(ErrorKind::Conflict, text).hint("choose another name"));
-                }
+                self.name_is_free(&state, name)?;
             }
             let number = state.next_number();
             let epoch = self.instance.epoch();
@@ -206,6 +207,54 @@ impl SnapshotService {
         let info = info.ok_or_else(|| Error::failed("the request vanished"))?;
         (self.on_change)(info.clone());
         Ok(info)
+    }
+
+    fn refuse_when_fenced(&self) -> Result<()> {
+        if self.instance.is_fenced() {
+            return Err(
+                Error::new(ErrorKind::Conflict, format!("{} is fenced", self.fs))
+                    .hint("a later epoch has taken over; see `cbfsctl epoch list`"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Ask the bucket whether the complete snapshots with this name were deleted; who deletes one does not
+    /// tell the daemon. Where the bucket does not answer they keep the name.
+    fn look_for_deleted(&self, name: &str) {
+        let candidates: Vec<BaseSnapshot> = {
+            let state = self.state.lock();
+            let named = state.requests.statuses().filter(|s| {
+                s.name.as_deref() == Some(name)
+                    && s.state == SnapshotState::Complete
+                    && !state.deleted.contains(&s.number)
+            });
+            named
+                .map(|s| BaseSnapshot {
+                    number: s.number,
+                    epoch: s.epoch,
+                })
+                .collect()
+        };
+        for id in candidates {
+            match catalog::is_deleted(&*self.bucket, &self.fs, id) {
+                Ok(true) => drop(self.state.lock().deleted.insert(id.number)),
+                Ok(false) => {}
+                Err(e) => tracing::warn!(fs = %self.fs, causes = ?e.causes(), "{e}"),
+            }
+        }
+    }
+
+    /// Invariant: a name means one snapshot.
+    fn name_is_free(&self, state: &State, name: &str) -> Result<()> {
+        let taken = state.requests.statuses().find(|s| {
+            s.name.as_deref() == Some(name)
+                && !matches!(s.state, SnapshotState::Failed | SnapshotState::Cancelled)
+                && !state.deleted.contains(&s.number)
+        });
+        let Some(other) = taken else { return Ok(()) };
+        let text = format!("snapshot {} of {} is named {name:?}", other.number, self.fs);
+        Err(Error::new(ErrorKind::Conflict, text).hint("choose another name"))
     }
 
     /// All requests this instance knows, oldest first.
@@ -281,7 +330,8 @@ impl SnapshotService {
                     if state.stop {
                         return;
                     }
-                    match state.requests.next_open() {
+                    state.current = state.requests.next_open();
+                    match state.current {
                         Some(number) => break number,
                         None => self.wake.wait(&mut state),
                     }
@@ -297,8 +347,16 @@ impl SnapshotService {
         }
     }
 
-    /// Wait, unless the service stops.
+    /// Wait, unless the service stops or the request at hand is withdrawn.
     fn pause(&self, pause: Duration) {
+        let mut state = self.state.lock();
+        if !state.stop && !state.withdrawn() {
+            self.wake.wait_for(&mut state, pause);
+        }
+    }
+
+    /// Wait, unless the service stops.
+    fn rest(&self, pause: Duration) {
         let mut state = self.state.lock();
         if !state.stop {
             self.wake.wait_for(&mut state, pause);
@@ -322,6 +380,12 @@ impl SnapshotService {
 }
 
 impl State {
+    /// Whether the request that is carried out was withdrawn.
+    fn withdrawn(&self) -> bool {
+        let status = self.current.and_then(|n| self.requests.status(n));
+        status.is_some_and(|s| s.cancel_requested)
+    }
+
     fn next_number(&self) -> SnapshotNumber {
         let complete = self.last_complete.as_ref().map_or(0, |m| m.number.0);
         SnapshotNumber(self.requests.last_number().max(complete) + 1)

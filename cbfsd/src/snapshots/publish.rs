@@ -86,7 +86,7 @@ impl Publication {
                 .is_none_or(Uploader::has_ended)
         };
         while self.service.instance.free_bytes() < SCANT_ROOM {
-            if ended() || self.service.stopping() {
+            if ended() || Observer::cancelled(self) {
                 return;
             }
             let mut waiting = self.waiting.lock();
@@ -171,7 +171,7 @@ impl Observer for Publication {
     }
 
     fn cancelled(&self) -> bool {
-        self.service.stopping()
+        self.service.stopping() || self.service.withdrawn(self.number)
     }
 }
 
@@ -193,7 +193,10 @@ impl UploadObserver for SentinelObserver {
     }
 
     fn cancelled(&self) -> bool {
-        self.0.aborted.load(Ordering::SeqCst) || self.0.service.stopping()
+        let (publication, service) = (&self.0, &self.0.service);
+        publication.aborted.load(Ordering::SeqCst)
+            || service.stopping()
+            || service.withdrawn(publication.number)
     }
 
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool {

@@ -132,7 +132,8 @@ impl Requests {
         self.all.values().map(|r| &r.status)
     }
 
-    /// The oldest that is not final.
+    /// The oldest that is not final. [`SnapshotService::retry`](super::SnapshotService::retry) never puts
+    /// one before another that is past its cut, so that the order of cuts is the order of numbers.
     pub(super) fn next_open(&self) -> Option<SnapshotNumber> {
         self.statuses()
             .find(|s| !s.state.is_final())

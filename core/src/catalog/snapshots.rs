@@ -1,6 +1,7 @@
 //! Finding and reading manifests.
 
 use super::lineage::published_epochs_are_known;
+use super::marks::deleted_snapshots;
 use super::{Lineage, get_document, lineage, promised};
 use crate::bucket::Bucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +18,8 @@ pub struct ListedManifest {
     pub id: BaseSnapshot,
     /// Published by a superseded master beyond the next epoch's base: not of the current lineage.
     pub diverged: bool,
+    /// Marked deleted.
+    pub deleted: bool,
     /// The manifest, or why it cannot be read ([`ErrorKind::Damage`] or
     /// [`ErrorKind::FormatTooNew`]): one bad manifest does not hide the others.
     pub manifest: Result<Manifest>,
@@ -39,7 +42,7 @@ pub fn load_manifest(
     })
 }
 
-/// Every manifest there is, diverged and damaged ones included, sorted by (number, epoch). Reads
+/// Every manifest there is, diverged, deleted and damaged ones included, sorted by (number, epoch). Reads
 /// the lineage, lists the manifests and GETs each.
 ///
 /// # Errors
@@ -49,6 +52,7 @@ pub fn all_manifests(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<ListedManif
     // After the listing: a snapshot published meanwhile by a new master must find its epoch known.
     let lineage = lineage(bucket, fs)?;
     published_epochs_are_known(fs, &lineage, &ids)?;
+    let deleted = deleted_snapshots(bucket, fs)?;
     let mut found = Vec::with_capacity(ids.len());
     for id in ids {
         let manifest = match try_load(bucket, fs, id) {
@@ -60,14 +64,15 @@ pub fn all_manifests(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<ListedManif
         found.push(ListedManifest {
             id,
             diverged: !lineage.contains(id),
+            deleted: deleted.contains(&id),
             manifest,
         });
     }
     Ok(found)
 }
 
-/// The manifests of the current lineage, sorted by (number, epoch). Costs as [`all_manifests`], but
-/// does not read diverged ones.
+/// The manifests of the current lineage that are not deleted, sorted by (number, epoch). Costs as
+/// [`all_manifests`], but does not read diverged and deleted ones.
 ///
 /// # Errors
 /// Also when one of them is damaged or too new: the list would be incomplete without it.
@@ -80,8 +85,8 @@ pub fn manifests(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<Manifest>> {
     Ok(found)
 }
 
-/// The last snapshot of the current lineage; `None` when there is none. Reads the lineage, lists
-/// the manifests and GETs one.
+/// The last snapshot of the current lineage (which is never a deleted one); `None` when there is none.
+/// Reads the lineage, lists the manifests and the deleted ones and GETs one.
 ///
 /// # Errors
 /// When that one is damaged or too new it is an error: an older one is never taken instead.
@@ -89,8 +94,8 @@ pub fn latest_manifest(bucket: &dyn Bucket, fs: &Handle) -> Result<Option<Manife
     newest(bucket, fs, &current_ids(bucket, fs)?.current)
 }
 
-/// The snapshot of the current lineage that `selector` means. Reads the lineage and lists the
-/// manifests; for `latest` and a number GETs one, for a name newest first until it is found.
+/// The snapshot of the current lineage that `selector` means and is not deleted. Reads the lineage and
+/// lists the manifests and the deleted ones; for `latest` and a number GETs one, for a name newest first until it is found.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] with a hint that names the latest; [`ErrorKind::FormatTooNew`] and
@@ -163,11 +168,12 @@ fn find_name(
 }
 
 fn not_found(fs: &Handle, selector: &SnapshotSelector, ids: &CurrentIds) -> Error {
-    let diverged = match selector {
-        SnapshotSelector::Number(number) => ids.diverged.iter().find(|id| id.number == *number),
+    let numbered = |ids: &[BaseSnapshot]| match selector {
+        SnapshotSelector::Number(number) => ids.iter().find(|id| id.number == *number).copied(),
         SnapshotSelector::Latest | SnapshotSelector::Name(_) => None,
     };
-    let text = match diverged {
+    let text = match numbered(&ids.diverged) {
+        _ if numbered(&ids.deleted).is_some() => format!("snapshot {selector} of {fs} is deleted"),
         Some(id) => format!(
             "snapshot {} of {fs} is diverged: epoch {} published it after it was superseded",
             id.number, id.epoch
@@ -200,14 +206,27 @@ fn newest(bucket: &dyn Bucket, fs: &Handle, ids: &[BaseSnapshot]) -> Result<Opti
 struct CurrentIds {
     current: Vec<BaseSnapshot>,
     diverged: Vec<BaseSnapshot>,
+    /// Of the current lineage.
+    deleted: Vec<BaseSnapshot>,
+}
+
+/// Number and epoch of the snapshots of the current lineage that are not deleted, sorted.
+pub(super) fn live_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<BaseSnapshot>> {
+    current_ids(bucket, fs).map(|ids| ids.current)
 }
 
 fn current_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<CurrentIds> {
     let ids = list_ids(bucket, fs)?;
     let lineage: Lineage = lineage(bucket, fs)?;
     published_epochs_are_known(fs, &lineage, &ids)?;
-    let (current, diverged) = ids.into_iter().partition(|id| lineage.contains(*id));
-    Ok(CurrentIds { current, diverged })
+    let marked = deleted_snapshots(bucket, fs)?;
+    let (lineal, diverged): (Vec<_>, _) = ids.into_iter().partition(|id| lineage.contains(*id));
+    let (deleted, current) = lineal.into_iter().partition(|id| marked.contains(id));
+    Ok(CurrentIds {
+        current,
+        diverged,
+        deleted,
+    })
 }
 
 /// Number and epoch of every manifest, sorted. One listing.

@@ -2,6 +2,7 @@ use super::*;
 use crate::bucket::FileBucket;
 use crate::format::epoch::BaseSnapshot;
 use crate::format::manifest::{Manifest, Totals, XidRange, writer};
+use crate::format::mark::SnapshotMark;
 use crate::format::{FORMAT, Features};
 use crate::handle::SnapshotSelector;
 use crate::ids::{SnapshotNumber, Xid};
@@ -493,4 +494,90 @@ fn an_unreachable_bucket_is_not_an_empty_one() {
     ];
     std::fs::rename(&away, dir.path()).unwrap();
     assert_eq!(kinds, [ErrorKind::BucketUnreachable; 5]);
+}
+
+fn mark(w: &World, number: u64, reason: Option<&str>) -> SnapshotMark {
+    let at = w.fixed.now().to_rfc3339();
+    SnapshotMark::new(w.fs.clone(), id(number, 1), reason.map(str::to_owned), at)
+}
+
+#[test]
+fn a_deleted_snapshot_is_found_no_more_and_its_name_means_another() {
+    let w = World::new();
+    w.promote(1, None);
+    for (number, name) in [(1, Some("a")), (2, Some("b")), (3, None)] {
+        w.publish(number, 1, name);
+    }
+    delete_snapshot(&w.bucket, &mark(&w, 2, None)).unwrap();
+    assert_eq!(w.current(), [(1, 1), (3, 1)]);
+    for selector in ["2", "b"] {
+        assert_eq!(w.find(selector).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    assert!(w.find("2").unwrap_err().to_string().contains("deleted"));
+    let again = delete_snapshot(&w.bucket, &mark(&w, 2, None)).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::NotFound);
+    w.publish(4, 1, Some("b"));
+    assert_eq!(w.find("b").unwrap(), (4, 1));
+    let all = all_manifests(&w.bucket, &w.fs).unwrap();
+    let deleted: Vec<u64> = all
+        .iter()
+        .filter(|m| m.deleted)
+        .map(|m| m.id.number.0)
+        .collect();
+    assert_eq!(deleted, [2]);
+    assert!(is_deleted(&w.bucket, &w.fs, id(2, 1)).unwrap());
+}
+
+#[test]
+fn the_latest_snapshot_cannot_be_deleted() {
+    let w = World::new();
+    w.promote(1, None);
+    w.publish(1, 1, None);
+    w.publish(2, 1, None);
+    let refused = delete_snapshot(&w.bucket, &mark(&w, 2, None)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    delete_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap();
+    assert_eq!(w.latest(), Some((2, 1)));
+    assert_eq!(
+        delete_snapshot(&w.bucket, &mark(&w, 2, None))
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Conflict
+    );
+}
+
+#[test]
+fn a_held_snapshot_cannot_be_deleted_until_all_its_holds_are_released() {
+    let w = World::new();
+    w.promote(1, None);
+    w.publish(1, 1, None);
+    w.publish(2, 1, None);
+    assert_eq!(
+        hold_snapshot(&w.bucket, &mark(&w, 1, Some("audit"))).unwrap(),
+        1
+    );
+    assert_eq!(hold_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap(), 2);
+    let refused = delete_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(refused.to_string().contains("audit"), "{refused}");
+    assert_eq!(holds(&w.bucket, &w.fs).unwrap()[&id(1, 1)].len(), 2);
+    assert_eq!(release_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap(), 2);
+    assert!(holds(&w.bucket, &w.fs).unwrap().is_empty());
+    assert_eq!(
+        release_snapshot(&w.bucket, &mark(&w, 1, None))
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Conflict
+    );
+    // A number is never used twice: an old release does not lift a new hold.
+    assert_eq!(hold_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap(), 3);
+    assert!(delete_snapshot(&w.bucket, &mark(&w, 1, None)).is_err());
+    release_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap();
+    delete_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap();
+    assert_eq!(
+        hold_snapshot(&w.bucket, &mark(&w, 1, None))
+            .unwrap_err()
+            .kind(),
+        ErrorKind::NotFound
+    );
 }

@@ -65,6 +65,49 @@ pub fn merged_layer(from: SnapshotNumber, to: SnapshotNumber, attempt: &str) -> 
     format!("layers/{:010}-{:010}-{attempt}.sqlite.zst", from.0, to.0)
 }
 
+/// `deleted/<number>-e<epoch>.json`: the snapshot is deleted.
+pub fn deleted_snapshot(number: SnapshotNumber, epoch: Epoch) -> String {
+    format!("deleted/{:010}-e{}.json", number.0, epoch.0)
+}
+
+/// The inverse of [`deleted_snapshot`]; `None` for any other key.
+pub fn parse_deleted_snapshot(relative: &str) -> Option<(SnapshotNumber, Epoch)> {
+    parse_snapshot(relative.strip_prefix("deleted/")?.strip_suffix(".json")?)
+}
+
+/// `holds/<number>-e<epoch>.<nth>.json`: the nth hold of the snapshot.
+pub fn hold(number: SnapshotNumber, epoch: Epoch, nth: u32) -> String {
+    format!("holds/{:010}-e{}.{nth:04}.json", number.0, epoch.0)
+}
+
+/// `holds/<number>-e<epoch>.<nth>.released.json`: that hold is released.
+pub fn released_hold(number: SnapshotNumber, epoch: Epoch, nth: u32) -> String {
+    format!("holds/{:010}-e{}.{nth:04}.released.json", number.0, epoch.0)
+}
+
+/// The inverse of [`hold`] and [`released_hold`] (`true`); `None` for any other key.
+pub fn parse_hold(relative: &str) -> Option<(SnapshotNumber, Epoch, u32, bool)> {
+    let text = relative.strip_prefix("holds/")?.strip_suffix(".json")?;
+    let (text, released) = match text.strip_suffix(".released") {
+        Some(text) => (text, true),
+        None => (text, false),
+    };
+    let (snapshot, nth) = text.split_once('.')?;
+    let (number, epoch) = parse_snapshot(snapshot)?;
+    let nth = nth.parse().ok()?;
+    let key = if released { released_hold } else { hold };
+    (key(number, epoch, nth) == relative).then_some((number, epoch, nth, released))
+}
+
+/// `<number>-e<epoch>`.
+fn parse_snapshot(text: &str) -> Option<(SnapshotNumber, Epoch)> {
+    let (number, epoch) = text.split_once("-e")?;
+    Some((
+        SnapshotNumber(number.parse().ok()?),
+        Epoch(epoch.parse().ok()?),
+    ))
+}
+
 /// `nodes/<node>.json`.
 pub fn node(node: &str) -> String {
     format!("nodes/{node}.json")

@@ -7,6 +7,7 @@ pub mod epoch;
 pub mod keys;
 pub mod log;
 pub mod manifest;
+pub mod mark;
 
 use crate::error::{Error, ErrorKind, Result};
 use serde::de::DeserializeOwned;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// The events this version knows; others are from a newer one.
-const KNOWN_EVENTS: [&str; 10] = [
+const KNOWN_EVENTS: [&str; 11] = [
     "requested",
     "attempt",
     "state",
@@ -19,6 +19,7 @@ const KNOWN_EVENTS: [&str; 10] = [
     "object_made",
     "object_sent",
     "retry",
+    "cancel_requested",
     "failure",
 ];
 
@@ -63,6 +64,13 @@ pub struct SnapshotStatus {
     pub sent: BTreeMap<String, u64>,
     /// Requests to the bucket that failed and were to be tried again.
     pub retries: u64,
+    /// RFC 3339 time since when nothing has worked; `None` while all is well. How long a request is
+    /// tried is counted from here.
+    pub failing_since: Option<String>,
+    /// Attempts that failed since the request was accepted or retried.
+    pub failed_attempts: u64,
+    /// Withdrawn, but not yet in a final state.
+    pub cancel_requested: bool,
     /// Why it failed, or the reason of the last retry; `None` once complete.
     pub reason: Option<String>,
     /// Type of the failure, while it stands.
@@ -123,6 +131,9 @@ impl SnapshotStatus {
             made: BTreeMap::new(),
             sent: BTreeMap::new(),
             retries: 0,
+            failing_since: None,
+            failed_attempts: 0,
+            cancel_requested: false,
             reason: None,
             failure: None,
             unknown_events: 0,
@@ -151,6 +162,10 @@ impl SnapshotStatus {
                     "snapshot {} is {from} and cannot become {to}",
                     self.number
                 ))
+            }
+            StatusEvent::CancelRequested if self.state.is_final() => {
+                let state = self.state.name();
+                conflict(format!("snapshot {} is {state} already", self.number))
             }
             _ => Ok(()),
         }
@@ -194,13 +209,22 @@ impl SnapshotStatus {
             }
             StatusEvent::ObjectSent { key, size } => {
                 self.sent.insert(key.clone(), *size);
+                // What arrives shows that the bucket works. An attempt that failed stands all the same:
+                // the next one may fail at the same place.
+                if self.failed_attempts == 0 {
+                    self.failing_since = None;
+                }
             }
             StatusEvent::Retry { reason, .. } => {
                 self.retries = self.retries.saturating_add(1);
+                self.failing_since.get_or_insert_with(|| line.at.clone());
                 self.reason = Some(reason.clone());
             }
+            StatusEvent::CancelRequested => self.cancel_requested = true,
             StatusEvent::Failure { failure, reason } => {
                 self.failure = Some(*failure);
+                self.failed_attempts = self.failed_attempts.saturating_add(1);
+                self.failing_since.get_or_insert_with(|| line.at.clone());
                 self.reason = Some(reason.clone());
             }
         }
@@ -208,21 +232,31 @@ impl SnapshotStatus {
     }
 
     fn enter(&mut self, state: SnapshotState, at: &str) {
+        if self.state.is_final() || state == SnapshotState::Complete {
+            // Taken up again by a person, or done: what went wrong before is over.
+            self.failing_since = None;
+            self.failed_attempts = 0;
+        }
+        if state.is_final() {
+            if state == SnapshotState::Cancelled && self.cancel_requested {
+                self.reason = None; // a person's will needs no other
+            }
+            self.cancel_requested = false;
+        }
         self.state = state;
         self.state_times.insert(state, at.to_owned());
         if state != SnapshotState::Failed {
             self.failure = None; // tried again, done or withdrawn; the reason stays for people
         }
-        match state {
-            // Back in the queue: there will be another cut. What was made stays listed until the
-            // next attempt begins, for whoever cleans up after the last one.
-            SnapshotState::Queued => {
-                self.xid = None;
-                (self.inodes, self.files_total, self.bytes_total) = (0, 0, 0);
-                (self.files_done, self.bytes_done) = (0, 0);
-            }
-            SnapshotState::Complete => self.reason = None,
-            _ => {}
+        if state == SnapshotState::Complete {
+            self.reason = None;
+        }
+        // Back in the queue: there will be another cut. What was made stays listed until the next
+        // attempt begins, for whoever cleans up after the last one.
+        if state == SnapshotState::Queued {
+            self.xid = None;
+            (self.inodes, self.files_total, self.bytes_total) = (0, 0, 0);
+            (self.files_done, self.bytes_done) = (0, 0);
         }
     }
 
@@ -254,6 +288,7 @@ impl SnapshotStatus {
             made_bytes: total(&self.made),
             sent_bytes: total(&self.sent),
             retries: self.retries,
+            cancelling: self.cancel_requested,
             reason: self.reason.clone(),
             failure: self.failure,
         }

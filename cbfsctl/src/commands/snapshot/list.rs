@@ -4,19 +4,53 @@ use super::super::Context;
 use super::record::{merge, record_table};
 use crate::bucket_option::BucketOption;
 use crate::output::Outcome;
-use crate::target;
-use cbfs_core::{Error, ErrorKind};
+use crate::target::{self, Located};
+use cbfs_core::catalog::{self, Hold};
+use cbfs_core::format::epoch::BaseSnapshot;
+use cbfs_core::format::manifest::Manifest;
+use cbfs_core::{Error, ErrorKind, Result};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// List the snapshots of a file system: those in the bucket, and the requests of this node.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  cbfsctl snapshot list home\n  \
+    cbfsctl snapshot list home --all\n  \
     cbfsctl snapshot list home --bucket file:///srv/bucket --json | jq '.[].number'")]
 pub(crate) struct Args {
     /// The file system: TAG, UUID prefix or full handle.
     #[arg(value_name = "FS")]
     fs: String,
+    /// Also deleted ones.
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     bucket: BucketOption,
+}
+
+/// What the bucket says.
+#[derive(Default)]
+struct Known {
+    manifests: Vec<Manifest>,
+    deleted: BTreeSet<BaseSnapshot>,
+    holds: BTreeMap<BaseSnapshot, Vec<Hold>>,
+}
+
+fn known(located: &Located, all: bool) -> Result<Known> {
+    let (bucket, fs) = (located.open_bucket()?, &located.fs);
+    let manifests = if all {
+        let listed = catalog::all_manifests(&*bucket, fs)?.into_iter();
+        listed
+            .filter(|m| !m.diverged)
+            .map(|m| m.manifest)
+            .collect::<Result<_>>()?
+    } else {
+        catalog::manifests(&*bucket, fs)?
+    };
+    Ok(Known {
+        manifests,
+        deleted: catalog::deleted_snapshots(&*bucket, fs)?,
+        holds: catalog::holds(&*bucket, fs)?,
+    })
 }
 
 /// Run it. A bucket that cannot be read makes the list partial when the daemon knows the file
@@ -29,12 +63,21 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     } else {
         Vec::new()
     };
-    let (manifests, unread) = match located.manifests() {
-        Ok(manifests) => (manifests, None),
-        Err(e) if located.on_this_node => (Vec::new(), Some(e)),
+    let (known, unread) = match known(&located, args.all) {
+        Ok(known) => (known, None),
+        Err(e) if located.on_this_node => (Known::default(), Some(e)),
         Err(e) => return Err(e.into()),
     };
-    let records = merge(requests, manifests);
+    let mut records = merge(requests, known.manifests);
+    for record in &mut records {
+        let id = BaseSnapshot {
+            number: record.number,
+            epoch: record.epoch,
+        };
+        record.deleted = known.deleted.contains(&id);
+        record.holds = known.holds.get(&id).cloned().unwrap_or_default();
+    }
+    records.retain(|r| args.all || !r.deleted);
     let output = &mut context.output;
     if output.is_json() {
         output.json(&records)?;

@@ -1,10 +1,17 @@
 //! `cbfsctl snapshot …`: requests known to the daemon, and complete snapshots in the bucket.
 
+mod cancel;
 mod create;
+mod delete;
 mod diff;
 mod export;
+mod hold;
 mod list;
+mod marked;
 mod record;
+mod release;
+mod request;
+mod retry;
 mod show;
 mod verify;
 mod watch;
@@ -23,6 +30,11 @@ pub(crate) enum SnapshotCommand {
     Export(export::Args),
     Verify(verify::Args),
     Watch(watch::Args),
+    Cancel(cancel::Args),
+    Retry(retry::Args),
+    Delete(delete::Args),
+    Hold(hold::Args),
+    Release(release::Args),
 }
 
 /// Run it.
@@ -35,5 +47,10 @@ pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
         SnapshotCommand::Export(args) => export::run(&args, context),
         SnapshotCommand::Verify(args) => verify::run(&args, context),
         SnapshotCommand::Watch(args) => watch::run(&args, context),
+        SnapshotCommand::Cancel(args) => cancel::run(&args, context),
+        SnapshotCommand::Retry(args) => retry::run(&args, context),
+        SnapshotCommand::Delete(args) => delete::run(&args, context),
+        SnapshotCommand::Hold(args) => hold::run(&args, context),
+        SnapshotCommand::Release(args) => release::run(&args, context),
     }
 }

@@ -6,6 +6,7 @@ use crate::quantities;
 use crate::snapshot_watch::glyph;
 use crate::table::{Align, Table};
 use cbfs_core::api::SnapshotInfo;
+use cbfs_core::catalog::Hold;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::ids::{Epoch, SnapshotNumber};
 use cbfs_core::snapshot::SnapshotState;
@@ -31,6 +32,12 @@ pub(super) struct SnapshotRecord {
     /// The manifest, where it is in the bucket and the bucket was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) manifest: Option<Manifest>,
+    /// Marked deleted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) deleted: bool,
+    /// The holds that stand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) holds: Vec<Hold>,
 }
 
 impl SnapshotRecord {
@@ -43,6 +50,8 @@ impl SnapshotRecord {
             state: request.state,
             request: Some(request),
             manifest: None,
+            deleted: false,
+            holds: Vec::new(),
         }
     }
 
@@ -55,6 +64,8 @@ impl SnapshotRecord {
             state: SnapshotState::Complete,
             request: None,
             manifest: Some(manifest),
+            deleted: false,
+            holds: Vec::new(),
         }
     }
 
@@ -67,8 +78,27 @@ impl SnapshotRecord {
         }
     }
 
+    /// Its state as glyph and word; of a queued request also its place.
+    pub(super) fn state_in_words(&self) -> String {
+        let place = self.request.as_ref().map_or(0, |r| r.queue_place);
+        let place = match (self.state, place) {
+            (SnapshotState::Queued, 1..) => format!(", place {place}"),
+            _ => String::new(),
+        };
+        format!("{} {}{place}", glyph(self.state), self.state.name())
+    }
+
     /// What to remark: where it stands, or why it failed.
     fn remark(&self) -> String {
+        if self.deleted {
+            return "deleted".to_owned();
+        }
+        if let Some(hold) = self.holds.last() {
+            return match &hold.mark.reason {
+                Some(reason) => format!("held: {}", printable(reason)),
+                None => "held".to_owned(),
+            };
+        }
         let Some(request) = &self.request else {
             return String::new();
         };
@@ -76,9 +106,7 @@ impl SnapshotRecord {
             SnapshotState::Failed | SnapshotState::Cancelled => {
                 printable(request.reason.as_deref().unwrap_or_default())
             }
-            SnapshotState::Queued if request.queue_place > 0 => {
-                format!("{} before it", request.queue_place)
-            }
+            _ if request.cancelling => "being cancelled".to_owned(),
             SnapshotState::Writing if request.bytes_total > 0 => {
                 format!(
                     "{}%",
@@ -134,7 +162,7 @@ pub(super) fn record_table(records: &[SnapshotRecord]) -> Table {
         };
         table.row([
             r.number.to_string(),
-            format!("{} {}", glyph(r.state), r.state.name()),
+            r.state_in_words(),
             printable(r.name.as_deref().unwrap_or_default()),
             r.time(),
             total(|t| quantities::count(t.changed_inodes + t.removed_inodes)),

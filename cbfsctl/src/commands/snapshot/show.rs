@@ -5,9 +5,10 @@ use super::record::{SnapshotRecord, merge};
 use crate::bucket_option::BucketOption;
 use crate::output::{Outcome, Output, printable, to_the_second};
 use crate::quantities;
-use crate::snapshot_watch::glyph;
 use crate::target::{self, Located};
 use cbfs_core::api::SnapshotInfo;
+use cbfs_core::catalog;
+use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
 use cbfs_core::{ErrorKind, Result};
 
@@ -59,14 +60,29 @@ fn find(
         }
         answer => answer,
     };
+    if in_bucket
+        .as_ref()
+        .is_err_and(|e| e.kind() == ErrorKind::NotFound)
+    {
+        // Complete, and not to be found: deleted. Its request must not stand in for it.
+        let deleted = catalog::deleted_snapshots(&*located.open_bucket()?, &located.fs)?;
+        requests.retain(|r| {
+            let (number, epoch) = (r.number, r.epoch);
+            !deleted.contains(&BaseSnapshot { number, epoch })
+        });
+    }
     requests.retain(|r| match &in_bucket {
         Ok(m) => (r.number, r.epoch) == (m.number, m.epoch),
         Err(_) => target::is_request(r, wanted),
     });
     match in_bucket {
         Ok(manifest) => {
+            let id = manifest.id();
             let record = merge(requests, vec![manifest.clone()]).pop();
-            Ok(record.unwrap_or_else(|| SnapshotRecord::of_manifest(manifest)))
+            let mut record = record.unwrap_or_else(|| SnapshotRecord::of_manifest(manifest));
+            let mut holds = catalog::holds(&*located.open_bucket()?, &located.fs)?;
+            record.holds = holds.remove(&id).unwrap_or_default();
+            Ok(record)
         }
         Err(e) => requests.pop().map(SnapshotRecord::of_request).ok_or(e),
     }
@@ -78,11 +94,16 @@ fn show(located: &Located, record: &SnapshotRecord, output: &mut Output) -> Outc
     if let Some(name) = &record.name {
         output.line(format_args!("name       {}", printable(name)))?;
     }
-    output.line(format_args!(
-        "state      {} {}",
-        glyph(record.state),
-        record.state.name()
-    ))?;
+    output.line(format_args!("state      {}", record.state_in_words()))?;
+    for hold in &record.holds {
+        let reason = hold.mark.reason.as_deref().unwrap_or("no reason given");
+        output.line(format_args!(
+            "held       since {} by {}: {}",
+            to_the_second(&hold.mark.created_at),
+            printable(&hold.mark.host),
+            printable(reason)
+        ))?;
+    }
     if let Some(request) = &record.request {
         output.line(format_args!(
             "requested  {}",

@@ -225,14 +225,73 @@ fn an_illegal_transition_is_refused_and_nothing_is_written() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert_eq!(log.status(), &status);
     append_all(&mut log, vec![state(Cancelled)]);
-    assert_eq!(
-        log.append(state(Queued)).unwrap_err().kind(),
-        ErrorKind::Conflict
-    );
+    for event in [state(Collected), StatusEvent::CancelRequested] {
+        assert_eq!(log.append(event).unwrap_err().kind(), ErrorKind::Conflict);
+    }
     assert_eq!(
         StatusLog::open(&path, clock()).unwrap().status().state,
         Cancelled
     );
+}
+
+#[test]
+fn a_withdrawn_request_says_so_until_it_ends_and_a_retry_begins_anew() {
+    let (_dir, path, mut log) = new_log();
+    append_all(
+        &mut log,
+        vec![
+            state(SnapshotState::Collected),
+            StatusEvent::Failure {
+                failure: FailureType::Transient,
+                reason: "503".to_owned(),
+            },
+            StatusEvent::CancelRequested,
+        ],
+    );
+    let status = StatusLog::open(&path, clock()).unwrap().status().clone();
+    assert!(status.cancel_requested && status.failing_since.is_some());
+    assert_eq!(status.failed_attempts, 1);
+    append_all(&mut log, vec![state(SnapshotState::Cancelled)]);
+    assert!(!log.status().cancel_requested);
+    assert_eq!(log.status().reason, None);
+    append_all(&mut log, vec![state(SnapshotState::Queued)]);
+    let status = log.status();
+    assert_eq!(
+        (status.failing_since.as_ref(), status.failed_attempts),
+        (None, 0)
+    );
+    assert_eq!(status.xid, None);
+}
+
+#[test]
+fn what_arrives_ends_a_failure_unless_an_attempt_has_failed() {
+    let sent = || StatusEvent::ObjectSent {
+        key: "k".to_owned(),
+        size: 1,
+    };
+    let (_dir, _path, mut log) = new_log();
+    append_all(
+        &mut log,
+        vec![StatusEvent::Retry {
+            what: "PUT k".to_owned(),
+            reason: "503".to_owned(),
+            wait_ms: 1,
+        }],
+    );
+    assert!(log.status().failing_since.is_some());
+    append_all(&mut log, vec![sent()]);
+    assert_eq!(log.status().failing_since, None);
+    append_all(
+        &mut log,
+        vec![
+            StatusEvent::Failure {
+                failure: FailureType::Transient,
+                reason: "disk full".to_owned(),
+            },
+            sent(),
+        ],
+    );
+    assert!(log.status().failing_since.is_some());
 }
 
 #[test]

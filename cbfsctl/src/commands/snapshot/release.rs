@@ -1,0 +1,40 @@
+//! `cbfsctl snapshot release`.
+
+use super::super::Context;
+use super::marked::Marked;
+use crate::bucket_option::BucketOption;
+use crate::output::Outcome;
+use cbfs_core::catalog;
+
+/// Release a held snapshot: all its holds. It is not deleted by that.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  cbfsctl snapshot release home@12")]
+pub(crate) struct Args {
+    /// The snapshot: FS@12, FS@NAME or FS@latest.
+    #[arg(value_name = "FS@SNAP")]
+    snapshot: String,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    bucket: BucketOption,
+}
+
+/// Run it.
+pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
+    let marked = Marked::find(&args.snapshot, &args.bucket, &context.client()?)?;
+    let mark = marked.mark(None);
+    let output = &mut context.output;
+    if args.dry_run {
+        output.message(format_args!("would release {}", marked.describe()));
+        return Ok(());
+    }
+    let released = catalog::release_snapshot(&*marked.bucket, &mark)?;
+    if output.is_json() {
+        return output.json(&serde_json::json!({
+            "fs": mark.fs, "number": mark.number, "epoch": mark.epoch, "released": released,
+        }));
+    }
+    output.message(format_args!("{} is released", marked.describe()));
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! What changes a request for a snapshot.
+
+use super::{Answer, Peer, Shared, blocking};
+use axum::Json;
+use axum::extract::{ConnectInfo, Path, State};
+use cbfs_core::api::SnapshotInfo;
+use cbfs_core::ids::SnapshotNumber;
+
+pub(super) async fn cancel(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((fs, number)): Path<(String, u64)>,
+) -> Answer<SnapshotInfo> {
+    let work = move || {
+        peer.may_change()?;
+        let service = shared.manager.snapshots_of(&fs)?;
+        service.cancel(SnapshotNumber(number))
+    };
+    Ok(Json(blocking(work).await?))
+}
+
+pub(super) async fn retry(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((fs, number)): Path<(String, u64)>,
+) -> Answer<SnapshotInfo> {
+    let work = move || {
+        peer.may_change()?;
+        let service = shared.manager.snapshots_of(&fs)?;
+        service.retry(SnapshotNumber(number))
+    };
+    Ok(Json(blocking(work).await?))
+}

@@ -1,0 +1,316 @@
+//! Requests for snapshots do what they are told: they queue, are withdrawn and taken up again, are deleted
+//! and held, come by schedule, and tell somebody when they fail.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
+
+use cbfs_tests::contents::noise;
+use cbfs_tests::{Master, needs_fuse};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The exit code of conflicts.
+const CONFLICT: i32 = 11;
+
+/// What the daemon knows of a request, whether the bucket is there or not.
+fn request(m: &Master, number: u64) -> Value {
+    let listed = m.node.ctl(["snapshot", "list", &m.fs, "--json"]).stdout;
+    let all: Vec<Value> = serde_json::from_str(&listed).unwrap();
+    let mut found = all.into_iter().filter(|r| r["number"] == number);
+    found.next().unwrap()["request"].clone()
+}
+
+fn state(m: &Master, number: u64) -> String {
+    request(m, number)["state"].as_str().unwrap().to_owned()
+}
+
+/// Ask for a snapshot and do not wait.
+fn create(m: &Master) -> u64 {
+    let number = m.node.ctl(["snapshot", "create", &m.fs]).ok();
+    number.trim_end().parse().unwrap()
+}
+
+/// `snapshot VERB FS@NUMBER`.
+fn act(m: &Master, verb: &str, number: u64) -> cbfs_tests::Ran {
+    let snapshot = format!("{}@{number}", m.fs);
+    m.node.ctl(["snapshot", verb, &snapshot])
+}
+
+/// Wait until a snapshot's request is as wanted.
+fn until(m: &Master, number: u64, wanted: impl Fn(&Value) -> bool) -> Value {
+    let started = std::time::Instant::now();
+    loop {
+        let request = request(m, number);
+        if wanted(&request) {
+            return request;
+        }
+        assert!(
+            started.elapsed().as_secs() < 60,
+            "{request}\n{}",
+            m.node.log()
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// A bucket that is out of reach until it is brought back.
+struct Away {
+    home: PathBuf,
+    hidden: PathBuf,
+}
+
+impl Away {
+    fn hide(m: &Master) -> Away {
+        let home = m.bucket.dir().to_owned();
+        let hidden = home.with_extension("away");
+        fs::rename(&home, &hidden).unwrap();
+        Away { home, hidden }
+    }
+
+    fn bring_back(self) {
+        fs::rename(self.hidden, self.home).unwrap();
+    }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).unwrap().next().is_none()
+}
+
+/// Nothing is left of an attempt but its frozen file.
+fn assert_nothing_is_left(m: &Master) {
+    let dir = m.instance_dir();
+    assert!(is_empty(&dir.join("proxy")), "objects stay in the proxy");
+    assert!(is_empty(&dir.join("frozen")), "preserved blocks stay");
+    for entry in fs::read_dir(dir.join("kvs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.starts_with("merged-"), "{name} stays");
+    }
+}
+
+// ---------------------------------------------------------------- the queue, cancel, retry
+
+#[test]
+fn queued_requests_tell_their_place_and_are_cancelled_at_once() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "contents").unwrap();
+    let away = Away::hide(&m);
+    let running = create(&m);
+    until(&m, running, |r| r["retries"].as_u64() > Some(0));
+    let (second, third) = (create(&m), create(&m));
+    let list = m.node.ctl(["snapshot", "list", &m.fs]).stdout;
+    assert!(list.contains("queued, place 1"), "{list}");
+    assert!(list.contains("queued, place 2"), "{list}");
+    act(&m, "cancel", second).ok();
+    assert_eq!(state(&m, second), "cancelled");
+    assert_eq!(request(&m, third)["queue_place"], 1);
+    away.bring_back();
+    m.wait_for(third);
+    assert_eq!(state(&m, running), "complete");
+    assert_eq!(act(&m, "cancel", third).code, Some(CONFLICT));
+    assert_eq!(act(&m, "cancel", second).code, Some(CONFLICT));
+}
+
+#[test]
+fn a_request_that_is_carried_out_is_cancelled_without_garbage_and_its_changes_stay() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("kept"), noise(1, 3 << 20)).unwrap();
+    m.snapshot();
+    fs::write(m.at("small"), "first").unwrap();
+    fs::write(m.at("large"), noise(2, 3 << 20)).unwrap();
+    let away = Away::hide(&m);
+    let number = create(&m);
+    until(&m, number, |r| r["retries"].as_u64() > Some(0));
+    // Preserved for the snapshot under way.
+    fs::write(m.at("kept"), noise(3, 3 << 20)).unwrap();
+    act(&m, "cancel", number).ok();
+    assert_nothing_is_left(&m);
+    let states = m.states_of(number);
+    assert_eq!(states.last().unwrap(), "cancelled", "{states:?}");
+    away.bring_back();
+    let health = m.node.json(["instance", "show", &m.fs])["health"].clone();
+    assert_eq!(health, "ok");
+    fs::remove_file(m.at("small")).unwrap();
+    let wanted = m.fingerprint();
+    let next = m.snapshot();
+    m.assert_snapshot_is(next, &wanted);
+}
+
+#[test]
+fn a_request_whose_manifest_cannot_be_created_is_cancelled_all_the_same() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "contents").unwrap();
+    let manifests = m.bucket.dir().join(&m.fs).join("m");
+    fs::create_dir_all(manifests.parent().unwrap()).unwrap();
+    fs::write(&manifests, "in the way of the manifests").unwrap();
+    let number = create(&m);
+    until(&m, number, |r| {
+        r["retries"].as_u64() > Some(0) && r["state"] == "copying"
+    });
+    fs::remove_file(&manifests).unwrap();
+    let cancelled = act(&m, "cancel", number);
+    // The manifest may have got through meanwhile: then it was too late.
+    match state(&m, number).as_str() {
+        "cancelled" => drop(cancelled.ok()),
+        "complete" => assert_eq!(cancelled.code, Some(CONFLICT)),
+        other => panic!("{other}"),
+    }
+    assert_nothing_is_left(&m);
+    let wanted = m.fingerprint();
+    let next = m.snapshot();
+    m.assert_snapshot_is(next, &wanted);
+}
+
+#[test]
+fn a_withdrawal_survives_the_daemon() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "contents").unwrap();
+    let away = Away::hide(&m);
+    let number = create(&m);
+    until(&m, number, |r| r["retries"].as_u64() > Some(0));
+    m.node.kill9();
+    // As the daemon would have written it just before it died.
+    let log = m.instance_dir().join(format!("status/{number:010}.jsonl"));
+    let line = "{\"at\":\"2026-01-01T00:00:00Z\",\"event\":\"cancel_requested\"}\n";
+    let text = fs::read_to_string(&log).unwrap() + line;
+    fs::write(&log, text).unwrap();
+    m.node.start();
+    until(&m, number, |r| r["state"] == "cancelled");
+    assert_nothing_is_left(&m);
+    away.bring_back();
+    let wanted = m.fingerprint();
+    let next = m.snapshot();
+    m.assert_snapshot_is(next, &wanted);
+}
+
+#[test]
+fn a_cancelled_request_is_taken_up_again_under_its_number() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "first").unwrap();
+    let away = Away::hide(&m);
+    let number = create(&m);
+    until(&m, number, |r| r["retries"].as_u64() > Some(0));
+    act(&m, "cancel", number).ok();
+    fs::write(m.at("file"), "second").unwrap();
+    fs::write(m.at("other"), noise(4, 2 << 20)).unwrap();
+    let wanted = m.fingerprint();
+    act(&m, "retry", number).ok();
+    assert_eq!(act(&m, "retry", number).code, Some(CONFLICT));
+    away.bring_back();
+    m.wait_for(number);
+    m.assert_snapshot_is(number, &wanted);
+    let states = m.states_of(number);
+    assert_eq!(
+        states.iter().filter(|s| *s == "queued").count(),
+        2,
+        "{states:?}"
+    );
+}
+
+#[test]
+fn a_request_is_not_taken_up_again_behind_a_later_snapshot() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "first").unwrap();
+    let away = Away::hide(&m);
+    let number = create(&m);
+    until(&m, number, |r| r["retries"].as_u64() > Some(0));
+    act(&m, "cancel", number).ok();
+    let later = create(&m);
+    until(&m, later, |r| r["retries"].as_u64() > Some(0));
+    let refused = act(&m, "retry", number);
+    assert_eq!(refused.code, Some(CONFLICT));
+    assert!(refused.stderr.contains("came after it"), "{refused:#?}");
+    away.bring_back();
+    m.wait_for(later);
+    assert_eq!(act(&m, "retry", number).code, Some(CONFLICT));
+    assert_eq!(act(&m, "retry", 77).code, Some(10));
+}
+
+// ---------------------------------------------------------------- delete, hold, release
+
+fn numbers(m: &Master, args: &[&str]) -> Vec<u64> {
+    let mut words = vec!["snapshot", "list", &m.fs];
+    words.extend(args);
+    let listed = m.node.json(words);
+    let all = listed.as_array().unwrap();
+    all.iter().map(|r| r["number"].as_u64().unwrap()).collect()
+}
+
+fn create_named(m: &Master, name: &str) -> cbfs_tests::Ran {
+    let args = ["snapshot", "create", &m.fs, "--name", name, "--wait"];
+    m.node.ctl(args)
+}
+
+#[test]
+fn a_deleted_snapshot_is_gone_from_view_and_later_ones_stay_exact() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    cbfs_tests::tree::build(&m.dir("tree"));
+    create_named(&m, "base").ok();
+    cbfs_tests::tree::change(&m.at("tree"));
+    let wanted = m.fingerprint();
+    let second = m.snapshot();
+    let snapshot = format!("{}@base", m.fs);
+    // It asks; off a terminal the handle answers, and only the right one.
+    let delete = ["snapshot", "delete", &snapshot];
+    m.node.ctl(delete).fails(2, &["--confirm"]);
+    let wrong = delete.iter().copied().chain(["--confirm", "home"]);
+    m.node.ctl(wrong).fails(2, &["nothing was done"]);
+    m.node.ctl(delete.iter().copied().chain(["--dry-run"])).ok();
+    assert_eq!(numbers(&m, &[]), [1, 2]);
+    m.node
+        .ctl(delete.iter().copied().chain(["--confirm", &m.fs]))
+        .ok();
+    assert_eq!(numbers(&m, &[]), [2]);
+    assert_eq!(numbers(&m, &["--all"]), [1, 2]);
+    for name in ["1", "base"] {
+        let snapshot = format!("{}@{name}", m.fs);
+        m.node.ctl(["snapshot", "show", &snapshot]).fails(10, &[]);
+        let dir = m.stage.dir("nowhere");
+        let args = ["mount", &snapshot, dir.to_str().unwrap(), "--slave"];
+        m.node.ctl(args).fails(10, &[]);
+    }
+    m.assert_snapshot_is(second, &wanted);
+    // The name is free, the number is not.
+    create_named(&m, "base").ok();
+    assert_eq!(numbers(&m, &[]), [2, 3]);
+    create_named(&m, "base").fails(CONFLICT, &["named"]);
+    m.assert_snapshot_is(3, &wanted);
+    m.node.kill9();
+    m.node.start();
+    create_named(&m, "base").fails(CONFLICT, &["named"]);
+}
+
+#[test]
+fn the_latest_and_held_snapshots_are_not_deleted() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "first").unwrap();
+    let first = m.snapshot();
+    let delete = |number: u64| {
+        let snapshot = format!("{}@{number}", m.fs);
+        m.node
+            .ctl(["snapshot", "delete", &snapshot, "--confirm", &m.fs])
+    };
+    delete(first).fails(CONFLICT, &["latest"]);
+    fs::write(m.at("file"), "second").unwrap();
+    let second = m.snapshot();
+    let snapshot = format!("{}@{first}", m.fs);
+    m.node
+        .ctl(["snapshot", "hold", &snapshot, "--reason", "audit of March"])
+        .ok();
+    delete(first).fails(CONFLICT, &["audit of March", "release"]);
+    let list = m.node.ctl(["snapshot", "list", &m.fs]).ok();
+    assert!(list.contains("held: audit of March"), "{list}");
+    act(&m, "release", first).ok();
+    act(&m, "release", first).fails(CONFLICT, &[]);
+    delete(first).ok();
+    delete(first).fails(10, &["deleted"]);
+    act(&m, "hold", first).fails(10, &["deleted"]);
+    assert_eq!(numbers(&m, &[]), [second]);
+}
