@@ -10,3 +10,4 @@ pub mod manager;
 pub mod server;
 pub mod snapshots;
 pub mod tiering;
+pub mod visible_snapshots;

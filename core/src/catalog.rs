@@ -14,6 +14,7 @@ mod tests;
 pub use lineage::{Lineage, lineage};
 pub use snapshots::{
     ListedManifest, all_manifests, find_snapshot, latest_manifest, load_manifest, manifests,
+    snapshot_ids,
 };
 
 use crate::bucket::{Body, Bucket, BucketError, Key};

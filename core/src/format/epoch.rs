@@ -64,7 +64,7 @@ pub struct EpochBase {
 }
 
 /// A snapshot by number and publishing epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BaseSnapshot {
     /// Its number.
     pub number: SnapshotNumber,
