@@ -175,3 +175,22 @@ fn more_snapshots_than_are_kept_open_can_be_used_at_once_also_after_a_kill() {
         assert!(fs::read(path(round)).unwrap() == noise(round, 2_500_000));
     }
 }
+
+#[test]
+fn a_bucket_that_is_away_is_an_error_there_and_nowhere_else() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "1").unwrap();
+    m.snapshot();
+    fs::write(m.at("file"), "2").unwrap();
+    m.snapshot();
+    let visible = m.at(".cbfs/snapshots");
+    assert_eq!(fs::read(visible.join("1/file")).unwrap(), b"1");
+    let away = m.stage.path("away");
+    fs::rename(m.bucket.dir(), &away).unwrap();
+    let looked = fs::read(visible.join("2/file"));
+    assert_eq!(refused(looked), Some(Errno::IO.raw_os_error()));
+    assert_eq!(fs::read(m.at("file")).unwrap(), b"2");
+    fs::rename(&away, m.bucket.dir()).unwrap();
+    assert_eq!(fs::read(visible.join("2/file")).unwrap(), b"2");
+}

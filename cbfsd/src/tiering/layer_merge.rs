@@ -175,7 +175,7 @@ impl LayerMerger {
                     }
                 }
             };
-            let merged = self.shorten(chain);
+            let merged = self.shorten(&chain);
             if self.state.lock().stop {
                 return;
             }
@@ -190,9 +190,9 @@ impl LayerMerger {
         }
     }
 
-    fn shorten(&self, chain: Vec<LayerRef>) -> Result<()> {
+    fn shorten(&self, complete: &[LayerRef]) -> Result<()> {
         loop {
-            let chain = self.replace_merged(chain.clone());
+            let chain = self.replace_merged(complete.to_vec());
             let Some(range) = choose(&chain) else {
                 return Ok(());
             };
