@@ -91,7 +91,11 @@ struct Record {
 impl LayerMerger {
     /// Take up what an earlier process finished. [`LayerMerger::start`] follows.
     pub fn open(params: MergerParams) -> Result<Arc<LayerMerger>> {
-        let finished = read_record(&params.record_path())?;
+        let finished = read_record(&params.record_path()).unwrap_or_else(|e| {
+            // No reason not to open the instance: the merges are done again.
+            tracing::warn!(fs = %params.fs, causes = ?e.causes(), "{e}");
+            Vec::new()
+        });
         let merger = LayerMerger {
             params,
             state: Mutex::new(State {
