@@ -13,3 +13,4 @@ pub mod server;
 pub mod snapshots;
 pub mod space;
 pub mod tiering;
+pub mod visible_snapshots;

@@ -19,7 +19,7 @@ pub use marks::{
 };
 pub use snapshots::{
     ListedManifest, all_manifests, find_snapshot, find_snapshot_id, latest_manifest, load_manifest,
-    manifests,
+    manifests, snapshot_ids,
 };
 
 use crate::bucket::{Body, Bucket, BucketError, Key};

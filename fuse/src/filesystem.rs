@@ -63,6 +63,12 @@ pub trait FileSystem: Send + Sync + 'static {
     /// How long the kernel may keep answers.
     fn cache_policy(&self) -> CachePolicy;
 
+    /// [`FileSystem::cache_policy`] for one inode: its attributes, names that stand for it, and names that a
+    /// directory has not. For a listing the policy of the directory holds for all its entries.
+    fn cache_policy_of(&self, _ino: u64) -> CachePolicy {
+        self.cache_policy()
+    }
+
     /// The inode a name stands for. `ENOENT` is cached as [`CachePolicy::negative`] says.
     fn lookup(&self, patience: Patience, parent: u64, name: &[u8]) -> OpResult<Attributes>;
 

@@ -2,8 +2,9 @@
 
 use super::config::{InstanceConfig, host_name};
 use super::{Manager, Open};
+use crate::visible_snapshots::{Library, VisibleSnapshots};
 use cbfs_core::api::{InstanceInfo, MountRequest, Role, UmountRequest};
-use cbfs_core::bucket::{self, Bucket, BucketUrl};
+use cbfs_core::bucket::{self, Bucket, BucketUrl, LazyBucket};
 use cbfs_core::catalog;
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
@@ -237,8 +238,8 @@ impl Manager {
             clock: Arc::new(move || clock.now().0),
             ..MountOptions::default()
         };
-        let instance = Arc::clone(&open.instance);
-        let session = Session::mount(instance, mount_point, &options).map_err(|e| {
+        let served = VisibleSnapshots::new(Arc::clone(&open.instance), self.library_of(open))?;
+        let session = Session::mount(Arc::new(served), mount_point, &options).map_err(|e| {
             let hint = match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
                     "is FUSE available? try `apt-get install fuse3`, `modprobe fuse`; \
@@ -271,6 +272,17 @@ impl Manager {
         }
         self.tell(open);
         Ok(())
+    }
+
+    /// Where the snapshots below `.cbfs` come from.
+    fn library_of(&self, open: &Open) -> Library {
+        let config = open.config.lock();
+        Library {
+            fs: config.fs.clone(),
+            bucket: Arc::new(LazyBucket::new(config.bucket.clone(), true)),
+            block_size: config.block_size,
+            clock: Arc::clone(&self.clock),
+        }
     }
 
     fn refuse_when_stopping(&self) -> Result<()> {

@@ -91,7 +91,11 @@ struct Record {
 impl LayerMerger {
     /// Take up what an earlier process finished. [`LayerMerger::start`] follows.
     pub fn open(params: MergerParams) -> Result<Arc<LayerMerger>> {
-        let finished = read_record(&params.record_path())?;
+        let finished = read_record(&params.record_path()).unwrap_or_else(|e| {
+            // No reason not to open the instance: the merges are done again.
+            tracing::warn!(fs = %params.fs, causes = ?e.causes(), "{e}");
+            Vec::new()
+        });
         let merger = LayerMerger {
             params,
             state: Mutex::new(State {
@@ -190,9 +194,9 @@ impl LayerMerger {
         }
     }
 
-    fn shorten(&self, chain: &[LayerRef]) -> Result<()> {
+    fn shorten(&self, complete: &[LayerRef]) -> Result<()> {
         loop {
-            let chain = self.replace_merged(chain.to_vec());
+            let chain = self.replace_merged(complete.to_vec());
             let Some(range) = choose(&chain) else {
                 return Ok(());
             };

@@ -85,6 +85,15 @@ pub fn manifests(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<Manifest>> {
     Ok(found)
 }
 
+/// Number and epoch of the snapshots of the current lineage that are not deleted, sorted. Reads the lineage and
+/// lists the manifests and the deleted ones; GETs none.
+///
+/// # Errors
+/// Those of the bucket and of [`lineage`].
+pub fn snapshot_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<BaseSnapshot>> {
+    Ok(current_ids(bucket, fs)?.current)
+}
+
 /// The last snapshot of the current lineage (which is never a deleted one); `None` when there is none.
 /// Reads the lineage, lists the manifests and the deleted ones and GETs one.
 ///

@@ -33,7 +33,7 @@ pub(super) fn known(fs: &dyn FileSystem, attributes: &Attributes) -> OpResult<Kn
     let attr = file_attr(attributes).ok_or(Errno::EIO)?;
     Ok(Known {
         attr,
-        policy: fs.cache_policy(),
+        policy: fs.cache_policy_of(attributes.ino),
     })
 }
 

@@ -180,7 +180,7 @@ fn list_into(
     cookie: u64,
     listing: &mut impl Listing,
 ) -> OpResult<()> {
-    listing.set_policy(fs.cache_policy());
+    listing.set_policy(fs.cache_policy_of(ino));
     fs.readdir(patience, ino, cookie, listing)
 }
 
@@ -268,7 +268,7 @@ impl Filesystem for Dispatcher {
                 match fs.lookup(patience, parent.0, checked(name)?) {
                     Ok(attributes) => entry(fs, &attributes),
                     Err(Refusal::Errno(Errno::ENOENT)) => {
-                        let ttl = fs.cache_policy().negative;
+                        let ttl = fs.cache_policy_of(parent.0).negative;
                         if ttl.is_zero() {
                             Err(Errno::ENOENT.into())
                         } else {
