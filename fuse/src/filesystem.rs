@@ -40,6 +40,9 @@ impl From<Errno> for Refusal {
 /// Result of an operation.
 pub type OpResult<T> = Result<T, Refusal>;
 
+/// Directories whose parent an operation changed.
+pub type Reparented = [Option<u64>; 2];
+
 /// Takes the entries of a directory listing.
 pub trait DirectorySink {
     /// Add an entry with its attributes where the request wants them (`attributes` is only called
@@ -129,14 +132,15 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Remove an empty directory.
     fn rmdir(&self, patience: Patience, parent: u64, name: &[u8]) -> OpResult<()>;
 
-    /// rename(2) with the flags of renameat2(2) (`RENAME_NOREPLACE` 1, `RENAME_EXCHANGE` 2).
+    /// rename(2) with the flags of renameat2(2) (`RENAME_NOREPLACE` 1, `RENAME_EXCHANGE` 2). Answers the directories
+    /// that came to lie in another one: the kernel's listing of them has an old `..`.
     fn rename(
         &self,
         patience: Patience,
         from: (u64, &[u8]),
         to: (u64, &[u8]),
         flags: u32,
-    ) -> OpResult<()>;
+    ) -> OpResult<Reparented>;
 
     /// Up to `size` bytes from `offset`; fewer only at the end of the file.
     fn read(&self, patience: Patience, ino: u64, offset: u64, size: u32) -> OpResult<Vec<u8>>;

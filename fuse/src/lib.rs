@@ -16,5 +16,5 @@ pub use attributes::{
     Attributes, CachePolicy, DirectoryEntry, FileSystemStatistics, SetAttributes,
 };
 pub use errno::Errno;
-pub use filesystem::{Caller, DirectorySink, FileSystem, OpResult, Patience, Refusal};
+pub use filesystem::{Caller, DirectorySink, FileSystem, OpResult, Patience, Refusal, Reparented};
 pub use session::{MountOptions, Notifier, Session, detach_stale, is_mount_point, is_stale};

@@ -14,6 +14,7 @@
 mod answer;
 mod conversion;
 mod dispatch;
+mod kernel_cache;
 mod listing;
 mod mount_point;
 mod privileges;
@@ -35,9 +36,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::time::ClockId;
 
 use self::dispatch::Dispatcher;
+use self::kernel_cache::KernelCache;
 use self::mount_point::{MountRequest, Standing};
 pub use self::mount_point::{detach_stale, is_mount_point, is_stale};
-use self::privileges::Privileges;
 use self::workers::Workers;
 use crate::FileSystem;
 
@@ -173,12 +174,12 @@ impl Session {
         let own = connection.try_clone()?;
         let workers = Arc::new(Workers::new(options.workers));
         let (gone, all_gone) = std::sync::mpsc::channel::<()>();
-        let privileges = Arc::new(Privileges::default());
+        let kernel = Arc::new(KernelCache::default());
         let dispatcher = Dispatcher::new(
             fs,
             Arc::clone(&workers),
             Arc::clone(&options.clock),
-            Arc::clone(&privileges),
+            Arc::clone(&kernel),
             // The channel closes when the closure goes, called or not.
             Box::new(move || drop(gone)),
         );
@@ -189,7 +190,7 @@ impl Session {
         config.poll_for = Some(options.poll_for);
         // Who may come in is the kernel's matter (allow_other), so fuser lets everybody in.
         let session = fuser::Session::from_fd(dispatcher, connection, SessionACL::All, config)?;
-        privileges.notify_with(session.notifier());
+        kernel.notify_with(session.notifier());
         if let Err(e) = mount_point::set_readahead(&device, REQUEST_SIZE) {
             tracing::debug!(error = %e, "readahead stays at the kernel's default");
         }

@@ -8,7 +8,7 @@ use cbfs_core::ids::Ino;
 use cbfs_core::inode::FileKind;
 use cbfs_fuse::{
     Attributes, CachePolicy, Caller, DirectorySink, Errno, FileSystem, FileSystemStatistics,
-    OpResult, Patience, SetAttributes,
+    OpResult, Patience, Reparented, SetAttributes,
 };
 use std::time::Duration;
 
@@ -145,7 +145,7 @@ impl FileSystem for Instance {
         from: (u64, &[u8]),
         to: (u64, &[u8]),
         flags: u32,
-    ) -> OpResult<()> {
+    ) -> OpResult<Reparented> {
         self.freeing(|| self.op_rename((Ino(from.0), from.1), (Ino(to.0), to.1), flags))
     }
 

@@ -8,7 +8,7 @@ use crate::kvs::{Dentry, Inode, name_key};
 use cbfs_core::ids::Ino;
 use cbfs_core::inode::{FileKind, InodeRow};
 use cbfs_core::names::NAME_MAX;
-use cbfs_fuse::{Attributes, Caller, Errno, OpResult};
+use cbfs_fuse::{Attributes, Caller, Errno, OpResult, Reparented};
 
 /// `RENAME_NOREPLACE` and `RENAME_EXCHANGE` of renameat2(2).
 const NOREPLACE: u32 = 1;
@@ -286,18 +286,26 @@ impl Instance {
     }
 
     /// rename(2), renameat2(2).
-    pub(super) fn op_rename(&self, from: Place<'_>, to: Place<'_>, flags: u32) -> OpResult<()> {
+    pub(super) fn op_rename(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: u32,
+    ) -> OpResult<Reparented> {
         if flags & !(NOREPLACE | EXCHANGE) != 0 || flags == NOREPLACE | EXCHANGE {
             return Err(Errno::EINVAL.into());
         }
         if flags & EXCHANGE == 0 {
             self.settle_before_replace(from, to)?;
         }
-        let (replaced, _) = self.commit(|d| decide_rename(d, from, to, flags))?;
-        if let Some(ino) = replaced {
+        let (renamed, _) = self.commit(|d| decide_rename(d, from, to, flags))?;
+        if let Some(ino) = renamed.unnamed {
             self.destroy_if_unused(ino);
         }
-        Ok(())
+        let elsewhere = from.0 != to.0;
+        Ok(renamed
+            .directories
+            .map(|ino| ino.filter(|_| elsewhere).map(|ino| ino.0)))
     }
 
     /// As safe as ext4's `auto_da_alloc`: what replaces an existing file is on disk before the
@@ -321,13 +329,21 @@ impl Instance {
     }
 }
 
-/// Answers the inode that lost its name, if one did.
+/// What a rename did.
+#[derive(Default)]
+struct Renamed {
+    /// The inode that lost its name.
+    unnamed: Option<Ino>,
+    /// Directories that have another name.
+    directories: [Option<Ino>; 2],
+}
+
 fn decide_rename(
     d: &mut Decision<'_>,
     from: Place<'_>,
     to: Place<'_>,
     flags: u32,
-) -> Result<Option<Ino>, Stop> {
+) -> Result<Renamed, Stop> {
     let from_dir = d.directory(from.0)?;
     let to_dir = d.directory(to.0)?;
     let (ino, kind) = d.existing(from)?;
@@ -347,14 +363,17 @@ fn decide_rename(
             return Err(Errno::ENOENT.into());
         };
         if other == ino {
-            return Ok(None);
+            return Ok(Renamed::default());
         }
         exchange(
             d,
             (from, from_dir, ino, kind),
             (to, to_dir, other, other_kind),
         )?;
-        return Ok(None);
+        return Ok(Renamed {
+            unnamed: None,
+            directories: [directory(ino, kind), directory(other, other_kind)],
+        });
     }
     if let Some((old, old_kind)) = target {
         if flags & NOREPLACE != 0 {
@@ -362,7 +381,7 @@ fn decide_rename(
         }
         // Two names of one inode: POSIX says that nothing happens.
         if old == ino {
-            return Ok(None);
+            return Ok(Renamed::default());
         }
         match (kind == FileKind::Directory, old_kind == FileKind::Directory) {
             (true, false) => return Err(Errno::ENOTDIR.into()),
@@ -387,7 +406,15 @@ fn decide_rename(
         d.parent_event(from_dir, -1, -subdirectory);
         d.parent_event(to_dir, gained, subdirectory - replaced);
     }
-    Ok(target.map(|(old, _)| old))
+    Ok(Renamed {
+        unnamed: target.map(|(old, _)| old),
+        directories: [directory(ino, kind), None],
+    })
+}
+
+/// The inode, if it is a directory.
+fn directory(ino: Ino, kind: FileKind) -> Option<Ino> {
+    (kind == FileKind::Directory).then_some(ino)
 }
 
 type Side<'a> = (Place<'a>, InodeRow, Ino, FileKind);

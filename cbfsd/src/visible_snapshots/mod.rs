@@ -24,7 +24,7 @@ use cbfs_core::ids::{Epoch, Ino, SnapshotNumber};
 use cbfs_core::inode::FileKind;
 use cbfs_fuse::{
     Attributes, CachePolicy, Caller, DirectoryEntry, DirectorySink, Errno, FileSystem,
-    FileSystemStatistics, OpResult, Patience, Refusal, SetAttributes,
+    FileSystemStatistics, OpResult, Patience, Refusal, Reparented, SetAttributes,
 };
 use nodes::{CONTROL, Node, Nodes, SNAPSHOTS, View, is_ours};
 use shelf::{List, OpenSnapshot, Shelf};
@@ -445,7 +445,7 @@ impl FileSystem for VisibleSnapshots {
         from: (u64, &[u8]),
         to: (u64, &[u8]),
         flags: u32,
-    ) -> OpResult<()> {
+    ) -> OpResult<Reparented> {
         // Out of a snapshot: EROFS as well, as the name would have to go.
         writable(from.0)?;
         writable(to.0)?;

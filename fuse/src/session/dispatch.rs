@@ -26,8 +26,9 @@ use super::answer::{
     answer_written, answer_xattr,
 };
 use super::conversion::{Entry, checked, entry, known, nanos_from_fuser};
+use super::kernel_cache::KernelCache;
 use super::listing::{Listing, Plain, Plus, Unattributed};
-use super::privileges::{Privileges, with_privileges_dropped};
+use super::privileges::{take_privileges_away, with_privileges_dropped};
 use super::workers::Workers;
 use super::{Clock, REQUEST_SIZE};
 use crate::{Caller, Errno, FileSystem, OpResult, Patience, Refusal, SetAttributes};
@@ -80,7 +81,7 @@ pub(super) struct Dispatcher {
     workers: Arc<Workers>,
     clock: Clock,
     unattributed: Arc<Unattributed>,
-    privileges: Arc<Privileges>,
+    kernel: Arc<KernelCache>,
     /// The kernel says with each access ACL whether the sgid bit goes (Linux 5.13 and later).
     kill_sgid_is_told: bool,
     /// Called when no session thread is left.
@@ -114,7 +115,7 @@ impl Dispatcher {
         fs: Arc<dyn FileSystem>,
         workers: Arc<Workers>,
         clock: Clock,
-        privileges: Arc<Privileges>,
+        kernel: Arc<KernelCache>,
         at_end: Box<dyn FnOnce() + Send + Sync>,
     ) -> Dispatcher {
         let unattributed = Arc::default();
@@ -123,7 +124,7 @@ impl Dispatcher {
             workers,
             clock,
             unattributed,
-            privileges,
+            kernel,
             kill_sgid_is_told: false,
             at_end: Some(at_end),
         }
@@ -462,6 +463,7 @@ impl Filesystem for Dispatcher {
         reply: ReplyEmpty,
     ) {
         let (name, new_name, flags) = (name.as_bytes(), new_name.as_bytes(), flags.bits());
+        let kernel = Arc::clone(&self.kernel);
         serve!(
             self,
             "rename",
@@ -473,7 +475,11 @@ impl Filesystem for Dispatcher {
                     return Err(Errno::EINVAL.into());
                 }
                 let from = (parent.0, checked(name)?);
-                fs.rename(patience, from, (new_parent.0, checked(new_name)?), flags)
+                let to = (new_parent.0, checked(new_name)?);
+                for directory in fs.rename(patience, from, to, flags)?.into_iter().flatten() {
+                    kernel.forget_listing(directory);
+                }
+                Ok(())
             }
         );
     }
@@ -562,7 +568,7 @@ impl Filesystem for Dispatcher {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (caller, privileges) = (caller(request), Arc::clone(&self.privileges));
+        let (caller, kernel) = (caller(request), Arc::clone(&self.kernel));
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         serve!(
             self,
@@ -573,7 +579,7 @@ impl Filesystem for Dispatcher {
             |fs, patience| {
                 let size = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
                 if kill {
-                    privileges.take_away(fs, patience, caller, ino.0)?;
+                    take_privileges_away(fs, patience, caller, ino.0, &kernel)?;
                 }
                 fs.write(patience, ino.0, offset, data).map(|()| size)
             }
@@ -752,7 +758,7 @@ impl Filesystem for Dispatcher {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let (caller, privileges) = (caller(request), Arc::clone(&self.privileges));
+        let (caller, kernel) = (caller(request), Arc::clone(&self.kernel));
         serve!(
             self,
             "fallocate",
@@ -761,7 +767,7 @@ impl Filesystem for Dispatcher {
             [],
             |fs, patience| {
                 if caller.uid != 0 {
-                    privileges.take_away(fs, patience, caller, ino.0)?;
+                    take_privileges_away(fs, patience, caller, ino.0, &kernel)?;
                 }
                 fs.fallocate(patience, ino.0, offset, length, mode.cast_unsigned())
             }
@@ -799,7 +805,7 @@ impl Filesystem for Dispatcher {
         flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (caller, privileges) = (caller(request), Arc::clone(&self.privileges));
+        let (caller, kernel) = (caller(request), Arc::clone(&self.kernel));
         serve!(
             self,
             "copy_file_range",
@@ -811,7 +817,7 @@ impl Filesystem for Dispatcher {
                     return Err(Errno::EINVAL.into());
                 }
                 if caller.uid != 0 {
-                    privileges.take_away(fs, patience, caller, ino_out.0)?;
+                    take_privileges_away(fs, patience, caller, ino_out.0, &kernel)?;
                 }
                 let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
                 let copied = fs.copy_range(patience, from, to, len.min(COPY_MAX))?;

@@ -4,55 +4,33 @@
 //! way to: there they go unless root calls. It holds the inode's lock throughout, so looking and setting are one
 //! step to programs. `security.capability` is still removed by the kernel itself.
 
-use std::sync::OnceLock;
-
-use fuser::{INodeNo, Notifier};
-
+use super::kernel_cache::KernelCache;
 use crate::{Caller, FileSystem, OpResult, Patience, SetAttributes};
 
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
-/// Takes the bits away and makes the kernel notice.
-#[derive(Default)]
-pub(super) struct Privileges {
-    /// Known once the session is made.
-    notifier: OnceLock<Notifier>,
-}
-
-impl Privileges {
-    pub(super) fn notify_with(&self, notifier: Notifier) {
-        // Set once per session.
-        let _ = self.notifier.set(notifier);
-    }
-
-    /// Take the bits away from an inode that is about to be written.
-    pub(super) fn take_away(
-        &self,
-        fs: &dyn FileSystem,
-        patience: Patience,
-        caller: Caller,
-        ino: u64,
-    ) -> OpResult<()> {
-        let before = fs.getattr(patience, ino)?;
-        let Some(mode) = without_privileges(before.mode, before.gid == caller.gid) else {
-            return Ok(());
-        };
-        let change = SetAttributes {
-            mode: Some(mode),
-            ..SetAttributes::default()
-        };
-        fs.setattr(patience, caller, ino, &change)?;
-        // The answer to the operation will not bring the new mode. Only attributes are dropped (a negative
-        // offset leaves pages alone), for which the kernel takes no lock that the operation holds.
-        if let Some(notifier) = self.notifier.get()
-            && let Err(e) = notifier.inval_inode(INodeNo(ino), -1, 0)
-        {
-            tracing::debug!(ino, error = %e, "the kernel keeps the old mode for now");
-        }
-        Ok(())
-    }
+/// Take the bits away from an inode that is about to be written.
+pub(super) fn take_privileges_away(
+    fs: &dyn FileSystem,
+    patience: Patience,
+    caller: Caller,
+    ino: u64,
+    kernel: &KernelCache,
+) -> OpResult<()> {
+    let before = fs.getattr(patience, ino)?;
+    let Some(mode) = without_privileges(before.mode, before.gid == caller.gid) else {
+        return Ok(());
+    };
+    let change = SetAttributes {
+        mode: Some(mode),
+        ..SetAttributes::default()
+    };
+    fs.setattr(patience, caller, ino, &change)?;
+    // The answer to the operation will not bring the new mode.
+    kernel.forget_attributes(ino);
+    Ok(())
 }
 
 /// The change of attributes that also takes the bits away; its answer brings the new mode.

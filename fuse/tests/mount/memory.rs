@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cbfs_fuse::{
     Attributes, CachePolicy, Caller, DirectoryEntry, DirectorySink, Errno, FileSystem,
-    FileSystemStatistics, OpResult, Patience, Refusal, SetAttributes,
+    FileSystemStatistics, OpResult, Patience, Refusal, Reparented, SetAttributes,
 };
 use parking_lot::Mutex;
 
@@ -359,7 +359,7 @@ impl FileSystem for Memory {
         from: (u64, &[u8]),
         to: (u64, &[u8]),
         flags: u32,
-    ) -> OpResult<()> {
+    ) -> OpResult<Reparented> {
         self.begin("rename", patience)?;
         let mut state = self.state.lock();
         let ino = state.child(from)?;
@@ -371,7 +371,8 @@ impl FileSystem for Memory {
                 state.remove(from)?;
                 state.remove(to)?;
                 state.insert(from, other)?;
-                return state.insert(to, ino);
+                state.insert(to, ino)?;
+                return Ok([Some(ino), Some(other)]);
             }
             _ => {}
         }
@@ -380,7 +381,8 @@ impl FileSystem for Memory {
             state.adjust_links(replaced, -1)?;
         }
         state.remove(from)?;
-        state.insert(to, ino)
+        state.insert(to, ino)?;
+        Ok([Some(ino), None])
     }
 
     fn read(&self, patience: Patience, ino: u64, offset: u64, size: u32) -> OpResult<Vec<u8>> {
