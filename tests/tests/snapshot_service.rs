@@ -9,6 +9,9 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// How long something may take on a busy machine.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// The exit code of conflicts.
 const CONFLICT: i32 = 11;
 
@@ -313,4 +316,109 @@ fn the_latest_and_held_snapshots_are_not_deleted() {
     delete(first).fails(10, &["deleted"]);
     act(&m, "hold", first).fails(10, &["deleted"]);
     assert_eq!(numbers(&m, &[]), [second]);
+}
+
+// ---------------------------------------------------------------- failures
+
+/// Take one HTTP request and answer 200; its body.
+fn one_post(listener: std::net::TcpListener) -> String {
+    use std::io::{Read, Write};
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let n = stream.read(&mut buffer).unwrap();
+        request.extend_from_slice(&buffer[..n]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|l| {
+                l.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")?
+                    .parse()
+                    .ok()
+            });
+            if body.len() >= length.unwrap_or(0) {
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    .unwrap();
+                return body.to_owned();
+            }
+        }
+        assert_ne!(n, 0, "{text}");
+    }
+}
+
+#[test]
+fn a_request_that_fails_too_long_is_given_up_and_people_are_told() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    let told = m.stage.path("told");
+    let script = m.stage.path("tell");
+    let text = format!(
+        "#!/bin/sh\nenv | grep ^CBFS_ > {0}.part; mv {0}.part {0}\n",
+        told.display()
+    );
+    fs::write(&script, text).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&script, mode).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let policy = format!(
+        "on_failure = [{:?}]\nwebhook = \"http://{}/hook\"\n[retry_for]\nuser = \"1s\"\n",
+        script.to_str().unwrap(),
+        listener.local_addr().unwrap()
+    );
+    fs::write(m.instance_dir().join("policy.toml"), policy).unwrap();
+    let (posted, hook) = std::sync::mpsc::channel();
+    std::thread::spawn(move || posted.send(one_post(listener)));
+
+    fs::write(m.at("file"), "contents").unwrap();
+    let away = Away::hide(&m);
+    let number = create(&m);
+    let failed = until(&m, number, |r| r["state"] == "failed");
+    assert_eq!(failed["failure"], "transient");
+    assert_nothing_is_left(&m);
+    let body: Value = serde_json::from_str(&hook.recv_timeout(PATIENCE).unwrap()).unwrap();
+    assert_eq!(body["event"], "snapshot_failed");
+    assert_eq!(body["snapshot"]["number"], number);
+    let started = std::time::Instant::now();
+    while !told.exists() {
+        assert!(started.elapsed().as_secs() < 30, "{}", m.node.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let told = fs::read_to_string(&told).unwrap();
+    for line in [
+        format!("CBFS_FS={}", m.fs),
+        format!("CBFS_SNAPSHOT={number}"),
+    ] {
+        assert!(told.lines().any(|l| l == line), "{told}");
+    }
+    assert!(told.contains("CBFS_REASON="), "{told}");
+
+    // Also after a restart the instance says what is wrong and what to do.
+    m.node.kill9();
+    m.node.start();
+    let status = m.node.ctl(["status"]).ok();
+    assert!(
+        status.contains("degraded") && status.contains("snapshot retry"),
+        "{status}"
+    );
+    away.bring_back();
+    act(&m, "retry", number).ok();
+    m.wait_for(number);
+    let health = m.node.json(["instance", "show", &m.fs])["health"].clone();
+    assert_eq!(health, "ok");
+    m.assert_snapshot_is(number, &m.fingerprint());
+}
+
+#[test]
+fn a_policy_that_cannot_be_understood_is_told_and_stops_nothing() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.instance_dir().join("policy.toml"), "on_failuer = []").unwrap();
+    m.node.kill9();
+    m.node.start();
+    let status = m.node.ctl(["status"]).ok();
+    assert!(status.contains("policy.toml"), "{status}");
+    fs::write(m.at("file"), "contents").unwrap();
+    m.snapshot();
 }

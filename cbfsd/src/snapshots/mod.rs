@@ -8,6 +8,9 @@
 //! next.
 
 mod attempt;
+mod failure;
+mod notifier;
+mod policy;
 mod publish;
 mod requests;
 mod withdrawal;
@@ -24,6 +27,7 @@ use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{Handle, validate_snapshot_name};
 use cbfs_core::ids::SnapshotNumber;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
+use notifier::Notifier;
 use parking_lot::{Condvar, Mutex};
 use requests::Requests;
 use std::collections::BTreeSet;
@@ -31,7 +35,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Pause before what failed for a passing reason is tried again; doubles up to [`LONGEST_PAUSE`].
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -70,6 +74,7 @@ pub struct SnapshotService {
     mount_point: Mutex<Option<PathBuf>>,
     state: Mutex<State>,
     wake: Condvar,
+    notifier: Notifier,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -78,6 +83,8 @@ struct State {
     last_complete: Option<Manifest>,
     /// The request that the thread carries out.
     current: Option<SnapshotNumber>,
+    /// Since when the request at hand fails, by the log and by a clock that nobody sets.
+    failing: Option<(SnapshotNumber, String, Instant)>,
     /// Snapshots known to be marked deleted: their names are free.
     deleted: BTreeSet<SnapshotNumber>,
     stop: bool,
@@ -103,6 +110,7 @@ impl SnapshotService {
             instance.set_problem("status-log", Some(problem));
         }
         let last_complete = read_last_complete(&last_complete_path(&instance))?;
+        let notifier = Notifier::new(&node);
         let service = Arc::new(SnapshotService {
             instance,
             fs,
@@ -116,13 +124,17 @@ impl SnapshotService {
                 requests,
                 last_complete,
                 current: None,
+                failing: None,
                 deleted: BTreeSet::new(),
                 stop: false,
             }),
             wake: Condvar::new(),
+            notifier,
             thread: Mutex::default(),
         });
         service.resume_preserving()?;
+        service.tell_old_failure();
+        service.policy();
         Ok(service)
     }
 
@@ -153,6 +165,7 @@ impl SnapshotService {
         {
             tracing::error!(fs = %self.fs, "the snapshot thread had panicked");
         }
+        self.notifier.stop();
     }
 
     /// Where the instance is mounted: synced before every cut.
