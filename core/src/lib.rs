@@ -17,6 +17,7 @@ pub mod ids;
 pub mod inode;
 pub mod layers;
 pub mod names;
+pub mod retention;
 pub mod schedule;
 pub mod snapshot;
 pub mod tarball;

@@ -54,6 +54,31 @@ impl Schedule {
     }
 }
 
+/// Up to when a schedule has been dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timetable {
+    dealt_with: Timestamp,
+}
+
+impl Timetable {
+    /// Slots up to `moment` are dealt with.
+    pub fn from(moment: Timestamp) -> Timetable {
+        Timetable { dealt_with: moment }
+    }
+
+    /// Up to when.
+    pub fn dealt_with(&self) -> Timestamp {
+        self.dealt_with
+    }
+
+    /// When the next one is due, by a clock that says `now`; due is what is not later than that. When the
+    /// clock was set back the schedule goes on from there.
+    pub fn next_due(&mut self, schedule: &Schedule, now: Timestamp) -> Timestamp {
+        self.dealt_with = self.dealt_with.min(now);
+        schedule.next_due(self.dealt_with)
+    }
+}
+
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -245,7 +270,36 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn missed_slots_are_made_up_for_once() {
+        let mut table = Timetable::from(at("2026-03-01T00:00:00Z"));
+        let (hourly, now) = (every("1h"), at("2026-03-08T12:34:56Z"));
+        assert!(table.next_due(&hourly, now) <= now);
+        table = Timetable::from(now);
+        assert_eq!(table.next_due(&hourly, now), at("2026-03-08T13:00:00Z"));
+    }
+
     proptest! {
+        #[test]
+        fn no_movement_of_the_clock_causes_a_storm(
+            schedule in any_schedule(),
+            moves in prop::collection::vec(-40_000_000i64..40_000_000, 1..100),
+        ) {
+            let mut now = Timestamp(1_700_000_000 * NANOS);
+            let mut table = Timetable::from(now);
+            for seconds in moves {
+                now = Timestamp(now.0 + seconds * NANOS);
+                let due = table.next_due(&schedule, now);
+                if seconds <= 0 {
+                    prop_assert!(due > now, "made although no time has passed");
+                }
+                if due <= now {
+                    table = Timetable::from(now);
+                    prop_assert!(table.next_due(&schedule, now) > now, "made twice");
+                }
+            }
+        }
+
         #[test]
         fn the_next_slot_is_later_and_at_most_a_period_away(
             schedule in any_schedule(),

@@ -422,3 +422,121 @@ fn a_policy_that_cannot_be_understood_is_told_and_stops_nothing() {
     fs::write(m.at("file"), "contents").unwrap();
     m.snapshot();
 }
+
+// ---------------------------------------------------------------- schedules, retention
+
+/// Wait until the list of snapshots is as wanted.
+fn until_listed(m: &Master, args: &[&str], wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let started = std::time::Instant::now();
+    loop {
+        let mut words = vec!["snapshot", "list", &m.fs, "--json"];
+        words.extend(args);
+        let listed = m.node.ctl(words).stdout;
+        let all: Vec<Value> = serde_json::from_str(&listed).unwrap();
+        if wanted(&all) {
+            return all;
+        }
+        assert!(started.elapsed() < PATIENCE, "{all:#?}\n{}", m.node.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn periodic<'a>(all: &'a [Value], state: &str) -> Vec<&'a Value> {
+    let of_kind = all.iter().filter(|r| r["request"]["kind"] == "periodic");
+    of_kind.filter(|r| r["state"] == state).collect()
+}
+
+fn set(m: &Master, args: &[&str]) -> String {
+    let mut words = vec!["fs", "set", &m.fs];
+    words.extend(args);
+    m.node.ctl(words).ok()
+}
+
+#[test]
+fn periodic_snapshots_come_by_themselves_and_retention_keeps_what_was_asked() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "contents").unwrap();
+    create_named(&m, "mine").ok();
+    let shown = set(&m, &["--every", "1s", "--keep-last", "2"]);
+    assert!(
+        shown.contains("every 1s") && shown.contains("2 last"),
+        "{shown}"
+    );
+    let show = ["fs", "show", &m.fs, "--bucket", m.bucket.url()];
+    let shown = m.node.ctl(show).ok();
+    assert!(
+        shown.contains("every 1s") && shown.contains("2 last"),
+        "{shown}"
+    );
+    until_listed(&m, &["--all"], |all| {
+        all.iter().filter(|r| r["deleted"] == true).count() >= 2
+    });
+    set(&m, &["--no-schedule"]);
+    let mut open = until_listed(&m, &[], |all| all.iter().all(|r| r["state"] == "complete"));
+    assert_eq!(open.remove(0)["name"], "mine", "named ones stay");
+    let last = open.last().unwrap()["number"].as_u64().unwrap();
+    m.assert_snapshot_is(last, &m.fingerprint());
+    let next = m.node.json(["instance", "show", &m.fs])["next_periodic"].clone();
+    assert!(next.is_null(), "{next}");
+    // Retention of the last one may still be under way: the next one settles it.
+    let number = m.snapshot();
+    let left = until_listed(&m, &[], |all| all.len() <= 3);
+    let left: Vec<u64> = left.iter().map(|r| r["number"].as_u64().unwrap()).collect();
+    assert_eq!(left.first(), Some(&1));
+    assert_eq!(left.last(), Some(&number));
+}
+
+#[test]
+fn periodic_requests_coalesce_while_the_bucket_is_away_and_missed_ones_come_once() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "contents").unwrap();
+    set(&m, &["--every", "1s"]);
+    until_listed(&m, &[], |all| !periodic(all, "complete").is_empty());
+    let away = Away::hide(&m);
+    until_listed(&m, &[], |all| {
+        let open = all.iter().filter(|r| {
+            let state = r["state"].as_str().unwrap();
+            !["complete", "failed"].contains(&state)
+        });
+        assert!(open.count() <= 1, "{all:#?}");
+        periodic(all, "failed").len() >= 2
+    });
+    away.bring_back();
+    // The schedule is known without the bucket, also after a restart; from now on it is rare.
+    set(&m, &["--every", "52w"]);
+    until_listed(&m, &[], |all| {
+        all.iter()
+            .all(|r| ["complete", "failed"].contains(&r["state"].as_str().unwrap()))
+    });
+    m.node.kill9();
+    // The last request was made two years ago, says the log: a slot was missed, or two.
+    for entry in fs::read_dir(m.instance_dir().join("status")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let year = &text[7..11];
+        let then = (year.parse::<u32>().unwrap() - 2).to_string();
+        fs::write(
+            &path,
+            text.replace(&format!("{{\"at\":\"{year}"), &format!("{{\"at\":\"{then}")),
+        )
+        .unwrap();
+    }
+    let settings = m.instance_dir().join("settings.json");
+    let text = fs::read_to_string(&settings).unwrap();
+    let at = text.find("\"created_at\": \"").unwrap() + 15;
+    let text = format!("{}2020{}", &text[..at], &text[at + 4..]);
+    fs::write(&settings, text).unwrap();
+    let made = fs::read_dir(m.instance_dir().join("status"))
+        .unwrap()
+        .count() as u64;
+    m.node.start();
+    let all = until_listed(&m, &[], |all| {
+        all.last().unwrap()["number"].as_u64() > Some(made)
+            && all.last().unwrap()["state"] == "complete"
+    });
+    assert_eq!(all.last().unwrap()["number"], made + 1, "{all:#?}");
+    let next = m.node.json(["instance", "show", &m.fs])["next_periodic"].clone();
+    assert!(next.is_string(), "{next}");
+}

@@ -13,6 +13,7 @@ mod notifier;
 mod policy;
 mod publish;
 mod requests;
+mod scheduler;
 mod withdrawal;
 
 use crate::instance::Instance;
@@ -24,12 +25,15 @@ use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
+use cbfs_core::format::settings::FsSettings;
 use cbfs_core::handle::{Handle, validate_snapshot_name};
 use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
 use notifier::Notifier;
 use parking_lot::{Condvar, Mutex};
 use requests::Requests;
+use scheduler::Scheduler;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,6 +79,8 @@ pub struct SnapshotService {
     state: Mutex<State>,
     wake: Condvar,
     notifier: Notifier,
+    scheduler: Scheduler,
+    settings: Mutex<FsSettings>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -83,6 +89,8 @@ struct State {
     last_complete: Option<Manifest>,
     /// The request that the thread carries out.
     current: Option<SnapshotNumber>,
+    /// When the next periodic request is due.
+    next_periodic: Option<Timestamp>,
     /// Since when the request at hand fails, by the log and by a clock that nobody sets.
     failing: Option<(SnapshotNumber, String, Instant)>,
     /// Snapshots known to be marked deleted: their names are free.
@@ -111,6 +119,7 @@ impl SnapshotService {
         }
         let last_complete = read_last_complete(&last_complete_path(&instance))?;
         let notifier = Notifier::new(&node);
+        let settings = scheduler::cached_settings(instance.dir(), FsSettings::unset(fs.clone()))?;
         let service = Arc::new(SnapshotService {
             instance,
             fs,
@@ -124,12 +133,15 @@ impl SnapshotService {
                 requests,
                 last_complete,
                 current: None,
+                next_periodic: None,
                 failing: None,
                 deleted: BTreeSet::new(),
                 stop: false,
             }),
             wake: Condvar::new(),
             notifier,
+            scheduler: Scheduler::default(),
+            settings: Mutex::new(settings),
             thread: Mutex::default(),
         });
         service.resume_preserving()?;
@@ -153,13 +165,14 @@ impl SnapshotService {
             .spawn(run)
             .map_err(|e| Error::failed("a thread could not be started").because(e))?;
         *self.thread.lock() = Some(thread);
-        Ok(())
+        self.start_scheduler()
     }
 
     /// Stop after the step at hand; the request goes on where it stands after the next start.
     pub fn stop(&self) {
         self.state.lock().stop = true;
         self.wake.notify_all();
+        self.scheduler.stop();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
@@ -336,6 +349,9 @@ impl SnapshotService {
                     .set_problem("snapshots", Some(format!("snapshot {next}: {e}")));
                 self.pause(RETRY_PAUSE);
             }
+            let ended = self.status(next).map(|s| s.state);
+            let complete = matches!(ended, Ok(SnapshotState::Complete));
+            self.scheduler.request_ended(complete);
         }
     }
 

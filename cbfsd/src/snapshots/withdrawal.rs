@@ -139,11 +139,6 @@ impl SnapshotService {
         )))
     }
 
-    /// The schedule of the file system, where it has one.
-    pub(super) fn schedule(&self) -> Option<cbfs_core::schedule::Schedule> {
-        None
-    }
-
     /// Whether a request was withdrawn and is not settled yet.
     pub(super) fn withdrawn(&self, number: SnapshotNumber) -> bool {
         let state = self.state.lock();

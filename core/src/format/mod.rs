@@ -7,6 +7,7 @@ pub mod epoch;
 pub mod keys;
 pub mod manifest;
 pub mod mark;
+pub mod settings;
 
 use crate::error::{Error, ErrorKind, Result};
 use serde::de::DeserializeOwned;

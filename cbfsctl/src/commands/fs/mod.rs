@@ -2,6 +2,7 @@
 
 mod create;
 mod list;
+mod set;
 mod show;
 
 use super::Context;
@@ -14,6 +15,7 @@ pub(crate) enum FsCommand {
     Create(create::Args),
     List(list::Args),
     Show(show::Args),
+    Set(set::Args),
 }
 
 /// Run it.
@@ -22,5 +24,6 @@ pub(crate) fn run(command: FsCommand, context: &mut Context) -> Outcome {
         FsCommand::Create(args) => create::run(&args, context),
         FsCommand::List(args) => list::run(&args, context),
         FsCommand::Show(args) => show::run(&args, context),
+        FsCommand::Set(args) => set::run(&args, context),
     }
 }
