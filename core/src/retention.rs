@@ -71,7 +71,7 @@ impl Retention {
         }
         let mut kept: BTreeSet<BaseSnapshot> = snapshots.last().map(|c| c.id).into_iter().collect();
         let judged: Vec<&Candidate> = snapshots.iter().rev().filter(|c| !c.wanted).collect();
-        let rules: [(u32, fn(&Candidate) -> i64); 5] = [
+        let rules: [(u32, Period); 5] = [
             (self.last, |c| c.created_at.0),
             (self.hourly, |c| c.created_at.secs().div_euclid(3600)),
             (self.daily, |c| c.created_at.secs().div_euclid(86_400)),
@@ -97,6 +97,9 @@ impl Retention {
         Ok(forgotten.map(|c| c.id).collect())
     }
 }
+
+/// The number of the period that a snapshot falls into.
+type Period = fn(&Candidate) -> i64;
 
 /// Months since the year 0.
 fn month(at: Timestamp) -> i64 {
