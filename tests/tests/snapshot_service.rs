@@ -321,7 +321,7 @@ fn the_latest_and_held_snapshots_are_not_deleted() {
 // ---------------------------------------------------------------- failures
 
 /// Take one HTTP request and answer 200; its body.
-fn one_post(listener: std::net::TcpListener) -> String {
+fn one_post(listener: &std::net::TcpListener) -> String {
     use std::io::{Read, Write};
     let (mut stream, _) = listener.accept().unwrap();
     let mut request = Vec::new();
@@ -369,7 +369,7 @@ fn a_request_that_fails_too_long_is_given_up_and_people_are_told() {
     );
     fs::write(m.instance_dir().join("policy.toml"), policy).unwrap();
     let (posted, hook) = std::sync::mpsc::channel();
-    std::thread::spawn(move || posted.send(one_post(listener)));
+    std::thread::spawn(move || posted.send(one_post(&listener)));
 
     fs::write(m.at("file"), "contents").unwrap();
     let away = Away::hide(&m);
