@@ -5,12 +5,12 @@ use cbfs_core::api::{
     SnapshotRequest, UmountRequest,
 };
 use cbfs_core::error::Context;
-use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::ids::{SnapshotNumber, Xid};
 use cbfs_core::snapshot::StatusLine;
 use cbfs_core::{Error, ErrorKind, Result};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,10 +19,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 /// How long a question may take. (What changes things waits as long as it takes: a mount may
 /// have layers to fetch.)
 const QUESTION_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often who reads a stream is asked whether to go on.
+const IDLE: Duration = Duration::from_millis(200);
 
 /// A client of the daemon behind one socket. One connection per request: a daemon that was
 /// restarted in between is found again.
@@ -113,6 +117,58 @@ impl DaemonClient {
             .collect()
     }
 
+    /// `GET /v1/log/{fs}`: the change log from a transaction on, as far as the daemon still has it.
+    /// `fs` is a full handle. `each` gets the lines, and `None` a few times a second while there is
+    /// none; when it answers `false` this ends.
+    pub(crate) fn change_log(
+        &self,
+        fs: &str,
+        from: Xid,
+        follow: bool,
+        each: &mut dyn FnMut(Option<&[u8]>) -> Result<bool>,
+    ) -> Result<()> {
+        let path = format!("/v1/log/{}?from={from}&follow={follow}", segment(fs));
+        self.runtime.block_on(async {
+            let (response, driver) = self.send(&Method::GET, &path, Vec::new()).await?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let answer = body.collect().await;
+                let answer = answer.map_err(|e| self.broken(&Method::GET, e))?;
+                return Err(refused(&Method::GET, &path, status, &answer.to_bytes()));
+            }
+            let mut rest = Vec::new();
+            let mut go_on = true;
+            while go_on {
+                let frame = match tokio::time::timeout(IDLE, body.frame()).await {
+                    Err(_) => {
+                        go_on = each(None)?;
+                        continue;
+                    }
+                    Ok(None) => break,
+                    Ok(Some(frame)) => frame.map_err(|e| self.broken(&Method::GET, e))?,
+                };
+                rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                let whole = rest
+                    .iter()
+                    .rposition(|b| *b == b'\n')
+                    .map_or(0, |at| at + 1);
+                for line in rest[..whole]
+                    .split(|b| *b == b'\n')
+                    .filter(|l| !l.is_empty())
+                {
+                    if let Ok(body) = serde_json::from_slice::<ErrorBody>(line) {
+                        return Err(body.into());
+                    }
+                    go_on = go_on && each(Some(line))?;
+                }
+                rest.drain(..whole);
+            }
+            driver.abort();
+            Ok(())
+        })
+    }
+
     /// `POST /v1/shutdown`: the daemon ends; it unmounts nothing that comes back with the next.
     pub(crate) fn shutdown(&self) -> Result<()> {
         self.post("/v1/shutdown", &serde_json::json!({}))
@@ -159,19 +215,7 @@ impl DaemonClient {
         if status.is_success() {
             return Ok(answer);
         }
-        match serde_json::from_slice::<ErrorBody>(&answer) {
-            Ok(body) => Err(body.into()),
-            Err(_) => {
-                let text = String::from_utf8_lossy(&answer);
-                let error =
-                    Error::failed(format!("the daemon answered {method} {path} with {status}"));
-                Err(if text.trim().is_empty() {
-                    error
-                } else {
-                    error.because(text.trim().to_owned())
-                })
-            }
-        }
+        Err(refused(method, path, status, &answer))
     }
 
     async fn exchange_now(
@@ -180,6 +224,24 @@ impl DaemonClient {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>)> {
+        let (response, driver) = self.send(method, path, body).await?;
+        let status = response.status();
+        let answer = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| self.broken(method, e))?;
+        driver.abort();
+        Ok((status, answer.to_bytes().to_vec()))
+    }
+
+    /// Send a request on a connection of its own. The task drives that; it ends with it.
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>)> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|e| self.not_connected(e))?;
@@ -199,14 +261,7 @@ impl DaemonClient {
             .send_request(request)
             .await
             .map_err(|e| self.broken(method, e))?;
-        let status = response.status();
-        let answer = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|e| self.broken(method, e))?;
-        driver.abort();
-        Ok((status, answer.to_bytes().to_vec()))
+        Ok((response, driver))
     }
 
     /// Why the socket could not be connected.
@@ -249,6 +304,19 @@ impl DaemonClient {
         } else {
             error.hint("whether it did what was asked is not known: look with `cbfsctl status`")
         }
+    }
+}
+
+/// The error that the daemon answered with.
+fn refused(method: &Method, path: &str, status: StatusCode, answer: &[u8]) -> Error {
+    if let Ok(body) = serde_json::from_slice::<ErrorBody>(answer) {
+        return body.into();
+    }
+    let text = String::from_utf8_lossy(answer);
+    let error = Error::failed(format!("the daemon answered {method} {path} with {status}"));
+    match text.trim() {
+        "" => error,
+        text => error.because(text.to_owned()),
     }
 }
 

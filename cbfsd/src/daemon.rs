@@ -1,5 +1,6 @@
 //! The daemon's entry: arguments, log, lock, instances, API, signals.
 
+use crate::failpoints;
 use crate::manager::Manager;
 use crate::server;
 use cbfs_core::clock::{Clock, System};
@@ -74,6 +75,7 @@ fn start_log(json: bool) {
 }
 
 fn run(args: &Args) -> Result<()> {
+    failpoints::arm_from_environment()?;
     let state_dir = args
         .state_dir
         .clone()

@@ -1,8 +1,10 @@
 //! The daemon of CBFS. Data flows down one street: FUSE operation -> instance -> journal and KVS ->
 //! persister -> proxy cache -> uploader -> bucket, and back up for fault-in.
 
+pub mod check;
 pub mod daemon;
 pub mod data;
+pub mod failpoints;
 pub mod instance;
 pub mod journal;
 pub mod kvs;

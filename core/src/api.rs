@@ -15,6 +15,7 @@
 //! | `POST /v1/snapshots/{fs}/{number}/cancel` | | [`SnapshotInfo`]; one that is carried out is `cancelling` at first |
 //! | `POST /v1/snapshots/{fs}/{number}/retry` | | [`SnapshotInfo`] |
 //! | `POST /v1/snapshots/{fs}/schedule` | | [`ScheduleInfo`]; the settings are read from the bucket anew |
+//! | `GET /v1/log/{fs}?from=XID` | | the master's change log from there on, as far as it is still local: JSON lines as in `log.jsonl.zst`; with `&follow=true` it goes on |
 //! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`] |
 //! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
 //! | `GET /metrics` | | Prometheus text |

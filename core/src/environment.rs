@@ -1,4 +1,4 @@
-//! What the environment says of this node: state directory, socket, polling.
+//! What the environment says of this node: state directory, socket, polling, bound on the proxy cache.
 
 use crate::error::{Error, ErrorKind, Result};
 use std::env;
@@ -9,6 +9,10 @@ use std::time::Duration;
 const FUSE_POLL: Duration = Duration::from_micros(50);
 /// More is of no use: no request "follows closely" after that.
 const FUSE_POLL_MAX: u64 = 10_000;
+
+const PROXY_LIMIT: u64 = 1 << 30;
+/// Below that there would be a tarball for every few files.
+const PROXY_LIMIT_MIN: u64 = 1 << 20;
 
 /// The state directory: `CBFS_STATE_DIR`; else `/var/lib/cbfs` for root, else
 /// `$XDG_STATE_HOME/cbfs`, else `~/.local/state/cbfs`.
@@ -65,6 +69,40 @@ pub fn fuse_poll() -> Result<Duration> {
         })
 }
 
+/// Bytes that a running snapshot may have in the proxy cache: `CBFS_PROXY_LIMIT`, in bytes or with `K`, `M`, `G`
+/// or `T` (powers of 1024) behind the number. By default 1 GiB.
+///
+/// # Errors
+/// Usage, when the variable is no such size or below 1 MiB.
+pub fn proxy_limit() -> Result<u64> {
+    let Some(text) = env::var_os("CBFS_PROXY_LIMIT").filter(|v| !v.is_empty()) else {
+        return Ok(PROXY_LIMIT);
+    };
+    text.to_str()
+        .and_then(parse_size)
+        .filter(|size| *size >= PROXY_LIMIT_MIN)
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Usage,
+                format!("CBFS_PROXY_LIMIT={} is no size", text.display()),
+            )
+            .hint("bytes, or a number with K, M, G or T, at least 1M")
+        })
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: u64 = match text.get(digits.len()..)? {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 fn non_empty(name: &str) -> Option<PathBuf> {
     env::var_os(name)
         .filter(|v| !v.is_empty())
@@ -75,4 +113,19 @@ fn non_empty(name: &str) -> Option<PathBuf> {
 pub fn host_name() -> String {
     let name = rustix::system::uname();
     name.nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_have_a_unit_or_none() {
+        for (text, size) in [("7", 7), ("3K", 3 << 10), ("5M", 5 << 20), ("1T", 1 << 40)] {
+            assert_eq!(parse_size(text), Some(size), "{text}");
+        }
+        for text in ["", "M", "1m", "1 M", "-1", "1.5G", "99999999999T", "1MB"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
 }

@@ -156,6 +156,22 @@ pub fn compress_seekable(src: &Path, dst: &Path, level: i32) -> Result<StoredObj
     Ok(stored)
 }
 
+/// Compress the file `src` into the new file `dst` as one frame with size and checksum. `dst` is
+/// fsynced (its directory is not); after an error or a crash it is of no use and may be there.
+pub fn compress_whole(src: &Path, dst: &Path, level: i32) -> Result<StoredObject> {
+    let failed = || format!("{} could not be written", dst.display());
+    let source = File::open(src).context(failed)?;
+    let length = source.metadata().context(failed)?.len();
+    let target = HashingWriter::new(File::create_new(dst).context(failed)?);
+    let mut encoder = zstd::Encoder::new(target, level).context(failed)?;
+    encoder.include_checksum(true).context(failed)?;
+    encoder.set_pledged_src_size(Some(length)).context(failed)?;
+    io::copy(&mut BufReader::with_capacity(1 << 20, source), &mut encoder).context(failed)?;
+    let (file, stored) = encoder.finish().context(failed)?.finish();
+    file.sync_all().context(failed)?;
+    Ok(stored)
+}
+
 fn entry_size(n: usize) -> Result<[u8; 4]> {
     let n = u32::try_from(n)
         .map_err(|_| Error::failed("a file is too large for the zstd seekable format"))?;

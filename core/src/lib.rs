@@ -6,10 +6,14 @@
 pub mod api;
 pub mod bucket;
 pub mod catalog;
+pub mod change_log;
 pub mod clock;
+pub mod cloud_snapshot;
+pub mod diff;
 pub mod durable_file;
 pub mod environment;
 pub mod error;
+pub mod export;
 pub mod format;
 pub mod frames;
 pub mod handle;
@@ -17,10 +21,12 @@ pub mod ids;
 pub mod inode;
 pub mod layers;
 pub mod names;
+pub mod rebuild;
 pub mod retention;
 pub mod schedule;
 pub mod snapshot;
 pub mod tarball;
 pub mod toc;
+pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

@@ -56,6 +56,28 @@ impl JsonName {
     }
 }
 
+/// A path as JSON, likewise: `path`, or `path_hex` where it is not UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct JsonPath {
+    /// The path, where it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The path's bytes in hex, where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
+}
+
+impl JsonPath {
+    /// Encode.
+    pub fn new(bytes: &[u8]) -> JsonPath {
+        let JsonName { name, name_hex } = JsonName::new(bytes);
+        JsonPath {
+            path: name,
+            path_hex: name_hex,
+        }
+    }
+}
+
 /// Lower-case hex.
 pub fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write;

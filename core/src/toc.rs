@@ -239,6 +239,13 @@ impl Toc {
         })
     }
 
+    /// Whether a section holds this block.
+    pub fn has_block(&self, section: u64, ino: Ino, blk: u64) -> Result<bool> {
+        let sql = "SELECT 1 FROM block WHERE section = ?1 AND ino = ?2 AND blk = ?3";
+        let key = params![cast(section), cast(ino.0), cast(blk)];
+        self.with(|conn| Ok(first(conn, sql, key, |_| Ok(()))?.is_some()))
+    }
+
     /// The older snapshots' sections that lost their last block to this snapshot.
     pub fn superseded(&self) -> Result<Vec<(SnapshotNumber, u64)>> {
         let sql = "SELECT snapshot, section FROM superseded ORDER BY snapshot, section";

@@ -3,7 +3,7 @@
 //! the one operation that was not answered may have happened, or not.
 
 use crate::contents::{Dice, noise};
-use rustix::fs::XattrFlags;
+use rustix::fs::{FallocateFlags, XattrFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
@@ -39,20 +39,33 @@ struct Doubt {
     after: Model,
 }
 
-/// One system call.
+/// One system call. Names are relative to the ledger's directory, in one of `d0` to `d3`.
 #[derive(Debug, Clone)]
-enum Step {
+pub enum Step {
+    /// A new, empty file.
     Create(PathBuf),
+    /// pwrite(2).
     Write {
+        /// Of this file.
         name: PathBuf,
+        /// First byte.
         offset: u64,
+        /// What.
         bytes: Vec<u8>,
     },
+    /// ftruncate(2).
     Truncate(PathBuf, u64),
+    /// fallocate(2) with a hole from the first to before the second number.
+    Punch(PathBuf, u64, u64),
+    /// rename(2).
     Rename(PathBuf, PathBuf),
+    /// unlink(2).
     Unlink(PathBuf),
+    /// link(2).
     Link(PathBuf, PathBuf),
+    /// chmod(2).
     Chmod(PathBuf, u32),
+    /// setxattr(2) of `user.tag`.
     Tag(PathBuf, Vec<u8>),
 }
 
@@ -64,11 +77,22 @@ pub struct Ledger {
     model: Model,
     next: u64,
     doubt: Option<Doubt>,
+    names: u64,
+    largest: u64,
 }
 
 impl Ledger {
     /// Begin with a directory, which is created.
     pub fn begin(dir: &Path, seed: u64) -> Ledger {
+        Ledger::begin_with(dir, seed, NAMES, LARGEST)
+    }
+
+    /// The same with few and small files, for tests that read all of it often.
+    pub fn begin_small(dir: &Path, seed: u64) -> Ledger {
+        Ledger::begin_with(dir, seed, NAMES / 3, LARGEST / 20)
+    }
+
+    fn begin_with(dir: &Path, seed: u64, names: u64, largest: u64) -> Ledger {
         for n in 0..DIRECTORIES {
             fs::create_dir_all(dir.join(format!("d{n}"))).expect("a directory");
         }
@@ -78,14 +102,21 @@ impl Ledger {
             model: Model::default(),
             next: 1,
             doubt: None,
+            names,
+            largest,
         }
     }
 
     /// Do one operation. On an error it stays in doubt until [`Ledger::check`]: nothing may be
     /// done before.
     pub fn step(&mut self) -> io::Result<()> {
-        assert!(self.doubt.is_none(), "check first");
         let step = self.choose();
+        self.take(step)
+    }
+
+    /// Do this operation.
+    pub fn take(&mut self, step: Step) -> io::Result<()> {
+        assert!(self.doubt.is_none(), "check first");
         let after = self.after(&step);
         match self.perform(&step) {
             Ok(()) => {
@@ -100,7 +131,7 @@ impl Ledger {
     }
 
     fn some_name(&mut self) -> PathBuf {
-        let n = self.dice.below(NAMES);
+        let n = self.dice.below(self.names);
         PathBuf::from(format!("d{}/f{n}", n % DIRECTORIES))
     }
 
@@ -151,14 +182,15 @@ impl Ledger {
     /// Often about the sizes where contents move from inline to a file of their own, or into
     /// the next block.
     fn some_size(&mut self) -> u64 {
-        match self.dice.below(10) {
+        let size = match self.dice.below(10) {
             0..3 => self.dice.below(16 << 10),
             3 => (16 << 10) - 2 + self.dice.below(4),
             4..7 => self.dice.below(100 << 10),
             7 => (1 << 20) - 2 + self.dice.below(4),
             8 => 0,
-            _ => self.dice.below(LARGEST),
-        }
+            _ => self.dice.below(self.largest),
+        };
+        size.min(self.largest)
     }
 
     fn perform(&self, step: &Step) -> io::Result<()> {
@@ -179,6 +211,11 @@ impl Ledger {
             Step::Truncate(name, size) => {
                 rustix::fs::ftruncate(File::options().write(true).open(at(name))?, *size)
                     .map_err(Into::into)
+            }
+            Step::Punch(name, from, to) => {
+                let file = File::options().write(true).open(at(name))?;
+                let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(file, how, *from, to - from).map_err(Into::into)
             }
             Step::Rename(from, to) => fs::rename(at(from), at(to)),
             Step::Unlink(name) => fs::remove_file(at(name)),
@@ -227,6 +264,11 @@ impl Ledger {
                     inode.bytes.resize(*size as usize, 0)
                 });
             }
+            Step::Punch(name, from, to) => change(&mut model, name, &|inode| {
+                let size = inode.bytes.len();
+                let (from, to) = (size.min(*from as usize), size.min(*to as usize));
+                inode.bytes[from..to].fill(0);
+            }),
             Step::Rename(from, to) => {
                 let ino = model.names[from];
                 // Two names of one inode: nothing happens.
@@ -383,6 +425,9 @@ fn bytes_differ(
     found: &[u8],
     region: Option<(&Path, u64, &[u8])>,
 ) -> Option<String> {
+    if wanted == found {
+        return None;
+    }
     let in_doubt = region.map_or(0..0, |(_, offset, bytes)| {
         offset as usize..offset as usize + bytes.len()
     });

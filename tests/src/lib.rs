@@ -37,7 +37,7 @@ pub use bucket::TestBucket;
 pub use disk::Disk;
 pub use fingerprint::{Exactness, Fingerprint, assert_same};
 pub use fuse::fuse_is_missing;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Step};
 pub use node::{Ended, Node, Ran};
 pub use program::cbfsctl;
 pub use stage::{Master, Slave, Stage};

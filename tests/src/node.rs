@@ -23,8 +23,8 @@ const LOG_LINES: usize = 40;
 pub struct Node {
     name: String,
     dir: PathBuf,
-    environment: Vec<(&'static str, String)>,
     daemon: Mutex<Option<Child>>,
+    environment: Mutex<Vec<(String, String)>>,
     _ground: Arc<Ground>,
 }
 
@@ -44,16 +44,18 @@ impl Node {
         Node {
             name: name.to_owned(),
             dir,
-            environment: Vec::new(),
             daemon: Mutex::default(),
+            environment: Mutex::default(),
             _ground: Arc::clone(ground),
         }
     }
 
     /// With these variables in the environment of its daemons and of `cbfsctl`.
     #[must_use]
-    pub fn with_environment(mut self, environment: &[(&'static str, String)]) -> Node {
-        self.environment.extend_from_slice(environment);
+    pub fn with_environment(self, environment: &[(&'static str, String)]) -> Node {
+        for (variable, value) in environment {
+            self.set(variable, value);
+        }
         self
     }
 
@@ -63,6 +65,12 @@ impl Node {
         let twin = Node::new(&self._ground, name);
         std::os::unix::fs::symlink(self.state_dir(), twin.dir.join("state")).expect("a symlink");
         twin
+    }
+
+    /// Set a variable for everything of this node that is started from now on.
+    pub fn set(&self, variable: &str, value: &str) {
+        let mut environment = self.environment.lock().expect("no panic before");
+        environment.push((variable.to_owned(), value.to_owned()));
     }
 
     /// `CBFS_STATE_DIR`.
@@ -86,17 +94,20 @@ impl Node {
         let mut command = Command::new(cbfsctl());
         for variable in [
             "CBFS_BUCKET",
+            "CBFS_FAILPOINT",
             "CBFS_LOG",
             "CBFS_FLUSH_ROWS",
             "CBFS_CACHE_BYTES",
+            "CBFS_FUSE_POLL",
+            "CBFS_PROXY_LIMIT",
             "NO_COLOR",
         ] {
             command.env_remove(variable);
         }
         command
-            .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .env("CBFS_STATE_DIR", self.state_dir())
             .env("CBFS_SOCKET", self.socket())
+            .envs(self.environment.lock().expect("no panic before").clone())
             .stdin(Stdio::null());
         command
     }
@@ -134,6 +145,15 @@ impl Node {
 
     /// Start the daemon; answers when it is ready or has ended.
     pub fn try_start(&self) -> Result<(), Ended> {
+        self.try_start_with(&[])
+    }
+
+    /// The same with a failpoint armed: `NAME[:NTH]`.
+    pub fn try_start_armed(&self, failpoint: &str) -> Result<(), Ended> {
+        self.try_start_with(&[("CBFS_FAILPOINT", failpoint)])
+    }
+
+    fn try_start_with(&self, environment: &[(&str, &str)]) -> Result<(), Ended> {
         let mut daemon = self.daemon.lock().expect("no panic before");
         assert!(daemon.is_none(), "the daemon of {} runs already", self.name);
         let log_path = self.dir.join("cbfsd.log");
@@ -146,6 +166,7 @@ impl Node {
         let mut child = self
             .command()
             .args(["util", "cbfsd"])
+            .envs(environment.iter().copied())
             .stdout(log.try_clone().expect("the log twice"))
             .stderr(log)
             .spawn()
@@ -153,6 +174,7 @@ impl Node {
         let started = Instant::now();
         while UnixStream::connect(self.socket()).is_err() {
             if let Some(status) = child.try_wait().expect("the daemon's state") {
+                let _ = fs::remove_file(self.socket());
                 let log = fs::read(&log_path).unwrap_or_default();
                 let own = log.get(before as usize..).unwrap_or_default();
                 let log = String::from_utf8_lossy(own).into_owned();
@@ -210,11 +232,28 @@ impl Node {
         status.expect("the daemon's end")
     }
 
+    /// Wait until the daemon has ended by itself, if it has not long ago; panics when it does not.
+    pub fn must_end(&self, why: &str) {
+        let started = Instant::now();
+        while self.is_running() {
+            assert!(started.elapsed() < PATIENCE, "the daemon lives on: {why}");
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        drop(self.daemon.lock().expect("no panic before").take());
+        let _ = fs::remove_file(self.socket());
+    }
+
     /// Whether the daemon that was started still runs.
     pub fn is_running(&self) -> bool {
         let mut daemon = self.daemon.lock().expect("no panic before");
         let child = daemon.as_mut();
         child.is_some_and(|c| matches!(c.try_wait(), Ok(None)))
+    }
+
+    /// Ask the daemon to end in order (SIGTERM), and do not wait.
+    pub fn ask_to_stop(&self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), Signal::TERM).expect("SIGTERM");
     }
 
     /// End the daemon in order (SIGTERM).

@@ -4,7 +4,9 @@ mod bucket;
 mod demo;
 mod epoch;
 mod fs;
+mod index;
 mod instance;
+mod log;
 mod mount;
 mod snapshot;
 mod status;
@@ -30,6 +32,9 @@ pub(crate) enum Command {
     Instance(instance::InstanceCommand),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    Log(log::Args),
+    #[command(subcommand)]
+    Index(index::IndexCommand),
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
     #[command(subcommand)]
@@ -69,6 +74,8 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Umount(args) => umount::run(&args, context)?,
         Command::Instance(command) => instance::run(command, context)?,
         Command::Snapshot(command) => snapshot::run(command, context)?,
+        Command::Log(args) => log::run(&args, context)?,
+        Command::Index(command) => index::run(command, context)?,
         Command::Epoch(command) => epoch::run(command, context)?,
         Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,

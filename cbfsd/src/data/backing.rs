@@ -5,6 +5,7 @@
 //! Ordering: a backing file is removed only after the journal record that made it useless is durable
 //! ([`BackingFiles::reap`]); else a power loss could bring the name back without the contents.
 
+use crate::failpoints::{self, reach};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Result};
 use cbfs_core::ids::{Ino, Xid};
@@ -84,9 +85,20 @@ impl BackingFiles {
         })
     }
 
+    /// Where a file lies below the directory of backing files.
+    pub fn path_in(dir: &Path, ino: Ino, file: u64) -> PathBuf {
+        dir.join(format!("{:02x}/{:x}-{file:x}", ino.0 & 0xff, ino.0))
+    }
+
+    /// Which file a path names, if it is one that [`BackingFiles::path_in`] makes.
+    pub fn id_of(path: &Path) -> Option<(Ino, u64)> {
+        let (ino, file) = path.file_name()?.to_str()?.split_once('-')?;
+        let hex = |text| u64::from_str_radix(text, 16).ok();
+        Some((Ino(hex(ino)?), hex(file)?))
+    }
+
     fn path(&self, (ino, file): Id) -> PathBuf {
-        self.dir
-            .join(format!("{:02x}/{:x}-{file:x}", ino.0 & 0xff, ino.0))
+        BackingFiles::path_in(&self.dir, ino, file)
     }
 
     /// A file, open for reading and writing.
@@ -292,6 +304,7 @@ impl BackingFiles {
                 state.fresh.remove(&id);
             }
             self.open.lock().remove(&id);
+            reach(failpoints::REAP_BEFORE_REMOVAL);
             self.remove(id)?;
         }
         Ok(())
@@ -330,15 +343,8 @@ impl BackingFiles {
         for sub in fs::read_dir(&self.dir).context(describe)? {
             let sub = sub.context(describe)?.path();
             for entry in fs::read_dir(&sub).context(describe)? {
-                let name = entry.context(describe)?.file_name();
-                let id = name
-                    .to_str()
-                    .and_then(|n| n.split_once('-'))
-                    .and_then(|(i, f)| {
-                        let hex = |t| u64::from_str_radix(t, 16).ok();
-                        Some((Ino(hex(i)?), hex(f)?))
-                    });
-                if let Some(id) = id {
+                let path = entry.context(describe)?.path();
+                if let Some(id) = BackingFiles::id_of(&path) {
                     visit(id)?;
                 }
             }

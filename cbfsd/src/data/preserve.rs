@@ -2,6 +2,7 @@
 //! on their first overwrite. A copy appears under its name only when it is whole, so that after
 //! a killed daemon whatever is there can be trusted; after a power loss nothing is.
 
+use crate::failpoints::{self, reach};
 use cbfs_core::error::{Context, Result};
 use cbfs_core::ids::{Ino, Xid};
 use parking_lot::Mutex;
@@ -62,8 +63,10 @@ impl Preserved {
         if pending()? && !path.exists() {
             let temporary = path.with_extension("tmp");
             copy_block(source, blk * block_size, block_size, &temporary)
+                .inspect(|()| reach(failpoints::PRESERVE_COPIED))
                 .and_then(|()| fs::rename(&temporary, &path))
                 .context(|| format!("block {blk} of inode {ino} could not be preserved"))?;
+            reach(failpoints::PRESERVE_KEPT);
         }
         self.settled.lock().insert((ino, blk));
         Ok(())

@@ -7,6 +7,7 @@
 use super::Instance;
 use super::commit::{Gate, Stop};
 use crate::data::data_ranges;
+use crate::failpoints::{self, reach};
 use crate::journal::Event;
 use crate::kvs::{INLINE_MAX, Inode};
 use crate::space::Space;
@@ -201,6 +202,7 @@ impl Instance {
             if self.truncated.lock().contains(&ino) {
                 self.barrier.lock().insert((ino, *number));
             }
+            reach(failpoints::SPILL_FILLED);
         }
         let gate = self.enter()?;
         let file = match &spilled {
@@ -233,6 +235,7 @@ impl Instance {
                 self.truncated.lock().remove(&ino);
             }
             None => {
+                reach(failpoints::WRITE_JOURNALED);
                 if let Err(e) = self.write_backing(&file, data, offset) {
                     self.restore_after_failed_write(&gate, &inode.row, &file);
                     return Err(e);
@@ -398,6 +401,7 @@ impl Instance {
                 self.cut_stale_tail(file, before)?;
                 let grown = file.set_len(size);
                 grown.map_err(|e| self.io_refusal("a backing file could not be extended", &e))?;
+                reach(failpoints::TRUNCATE_EXTENDED);
             }
         }
         let (after, xid) = self.commit_inside(&gate, |d| {
@@ -421,6 +425,7 @@ impl Instance {
         if size == 0 && before > 0 {
             self.truncated.lock().insert(ino);
         }
+        reach(failpoints::TRUNCATE_JOURNALED);
         match file {
             Some(_) if size == 0 => self.backing.doom(ino, inode.file, xid),
             Some(file) if size < before => {
@@ -517,6 +522,7 @@ impl Instance {
             d.events.push(Event::InodeUpdate(row));
             Ok::<_, Stop>(())
         })?;
+        reach(failpoints::HOLE_JOURNALED);
         let flags = how | FallocateFlags::KEEP_SIZE;
         let done =
             self.backing

@@ -10,13 +10,16 @@ mod filesystem;
 mod listing;
 mod namespace;
 mod open;
+pub(crate) mod replay;
 mod room;
 mod snapshot_source;
 mod workers;
 
+pub(crate) use open::lock_existing;
 pub use open::{MasterParams, SlaveParams};
 
 use crate::data::{BackingFiles, Preserved};
+use crate::failpoints::{self, reach};
 use crate::journal::{Event, Journal, Syncer};
 use crate::kvs::{Found, Inode, Kvs, Tables};
 use crate::space::Space;
@@ -313,6 +316,7 @@ impl Instance {
             d.events.push(Event::InodeDestroy { ino });
             Ok(Some(inode))
         })?;
+        reach(failpoints::DESTROY_JOURNALED);
         if let Some(Inode { file, .. }) = destroyed
             && file != 0
         {

@@ -4,17 +4,18 @@
 //! trusts the KVS up to its committed xid and replays the journal after it. What the journal
 //! holds is a prefix of what was answered; a torn tail and everything behind it is cut off.
 
+use super::replay::replay;
 use super::{Instance, Options};
 use crate::data::BackingFiles;
-use crate::journal::{self, Event, Journal, Record, SegmentReader};
-use crate::kvs::{Committed, Counters, Kvs, Miss};
+use crate::journal::{Event, Journal};
+use crate::kvs::{Committed, Counters, Kvs};
 use crate::space::{Space, full_errno};
 use crate::tiering::tier_in::TierIn;
 use cbfs_core::api::Role;
 use cbfs_core::clock::Clock;
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
-use cbfs_core::ids::{Epoch, Ino, Xid};
+use cbfs_core::ids::{Epoch, Ino};
 use cbfs_core::inode::{FileKind, InodeRow};
 use cbfs_core::layers::{Layer, Stack};
 use parking_lot::{Mutex, RwLock};
@@ -100,13 +101,7 @@ impl Instance {
             durable_file::create_dir_all(sub)
                 .context(|| format!("{} could not be created", sub.display()))?;
         }
-        let floor = Committed {
-            xid: Xid::floor_of(epoch),
-            next_ino: Ino::first_of(epoch),
-            inodes: 0,
-            bytes: 0,
-            last_cut: Xid::floor_of(epoch),
-        };
+        let floor = Committed::floor_of(epoch);
         let kvs = Kvs::open(&dir.join("kvs"), None, floor, block_size)?;
         kvs.limit_cache(options.cache_limit);
         let backing = BackingFiles::open_dir(&dir.join("data"))?;
@@ -283,6 +278,21 @@ fn lock_state_dir(dir: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .context(|| format!("{} could not be opened", path.display()))?;
+    take_lock(lock, dir)
+}
+
+/// Take the lock of a directory that somebody made before, and change nothing in it. `None` where no
+/// daemon ever opened it.
+pub(crate) fn lock_existing(dir: &Path) -> Result<Option<File>> {
+    let path = dir.join("lock");
+    match File::open(&path) {
+        Ok(lock) => take_lock(lock, dir).map(Some),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).context(|| format!("{} could not be opened", path.display())),
+    }
+}
+
+fn take_lock(lock: File, dir: &Path) -> Result<File> {
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
@@ -290,85 +300,6 @@ fn lock_state_dir(dir: &Path) -> Result<File> {
             format!("another daemon uses the state directory {}", dir.display()),
         )
         .hint("stop it, or give this one another CBFS_STATE_DIR")),
-        Err(e) => Err(e).context(|| format!("{} could not be locked", path.display())),
+        Err(e) => Err(e).context(|| format!("{} could not be locked", dir.display())),
     }
-}
-
-/// Replay the journal onto the KVS, and leave behind exactly the records that were replayed.
-fn replay(kvs: &Kvs, dir: &Path, options: &Options) -> Result<()> {
-    let segments = journal::segments(dir)?;
-    let committed = kvs.tables().xid;
-    let mut broken = false;
-    let mut last: Option<Xid> = None;
-    for (index, (_, path)) in segments.iter().enumerate() {
-        if broken {
-            // Behind a torn tail: power was lost before this segment counted as durable.
-            tracing::warn!(segment = %path.display(), "dropped: it follows a torn segment");
-            fs::remove_file(path).context(|| format!("{} could not be removed", path.display()))?;
-            continue;
-        }
-        if segments
-            .get(index + 1)
-            .is_some_and(|(next, _)| *next <= committed.next())
-        {
-            continue;
-        }
-        let mut reader = SegmentReader::open(path)?;
-        let mut whole = reader.position();
-        while let Some(record) = reader.next_record()? {
-            if last.is_some_and(|last| record.xid != last.next()) {
-                broken = true;
-                break;
-            }
-            last = Some(record.xid);
-            whole = reader.position();
-            if record.xid > committed {
-                if record.xid != kvs.tables().xid.next() {
-                    return Err(Error::damage(format!(
-                        "the journal begins at transaction {} but the KVS ends at {}",
-                        record.xid, committed
-                    )));
-                }
-                replay_one(kvs, &record, options)?;
-            }
-        }
-        broken |= reader.has_torn_tail() || whole != reader.position();
-        let file = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .context(|| format!("{} could not be opened", path.display()))?;
-        let settle = || {
-            if broken {
-                file.set_len(whole)?;
-            }
-            // After a kill the records are only in the page cache.
-            file.sync_data()
-        };
-        settle().context(|| format!("{} could not be synced", path.display()))?;
-    }
-    Ok(())
-}
-
-fn replay_one(kvs: &Kvs, record: &Record, options: &Options) -> Result<()> {
-    if let [Event::Cut { number }] = record.events.as_slice() {
-        return kvs.replay_cut(*number, record.xid, options.cache_limit);
-    }
-    loop {
-        let miss: Miss = {
-            let mut tables = kvs.tables();
-            match tables.needs(&record.events) {
-                Ok(()) => {
-                    tables.apply(record.xid, record.time, &record.events)?;
-                    break;
-                }
-                Err(miss) => miss,
-            }
-        };
-        kvs.load(&miss)?;
-    }
-    if kvs.tables().hot.bytes() > options.flush_bytes {
-        // The journal on disk already has all of it.
-        kvs.flush(&|_| Ok(()), options.cache_limit)?;
-    }
-    Ok(())
 }

@@ -12,6 +12,7 @@ mod replay;
 pub use record::{Event, Record};
 pub use replay::{SegmentReader, read_range, segments};
 
+use crate::failpoints::{self, reach, reach_after};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::ids::Xid;
@@ -135,6 +136,11 @@ impl Journal {
                 "the record is too long",
             ));
         }
+        reach(failpoints::JOURNAL_BEFORE_WRITE);
+        reach_after(failpoints::JOURNAL_HALF_WRITTEN, || {
+            let half = &self.buffer[..self.buffer.len() / 2];
+            drop(self.file.write_all_at(half, self.offset)); // the process ends right here
+        });
         if let Err(e) = self.file.write_all_at(&self.buffer, self.offset) {
             // A torn record must not stand before later ones: recovery would cut those off too.
             self.prepared_to = self.prepared_to.min(self.offset);
@@ -144,6 +150,7 @@ impl Journal {
             }
             return Err(e);
         }
+        reach(failpoints::JOURNAL_WRITTEN);
         self.offset += self.buffer.len() as u64;
         self.last = xid;
         self.last_time = time;
@@ -191,6 +198,7 @@ impl Journal {
         if synced < self.last || !self.has_content() {
             return Ok(());
         }
+        reach(failpoints::JOURNAL_BEFORE_MARK);
         self.buffer.clear();
         let mark = [Event::SyncMark {
             offset: self.offset,
@@ -202,6 +210,7 @@ impl Journal {
             return Err(e);
         }
         self.offset += self.buffer.len() as u64;
+        reach(failpoints::JOURNAL_MARKED);
         Ok(())
     }
 
@@ -256,6 +265,7 @@ impl Syncer {
                     durable_file::sync_dir(&self.dir)
                         .context(|| "the journal directory could not be synced".into())?;
                 }
+                reach(failpoints::JOURNAL_BEFORE_SYNC);
                 let synced = work.iter().try_for_each(|(file, _)| file.sync_data());
                 synced.context(|| "fdatasync failed".into())
             });
@@ -302,7 +312,9 @@ fn new_segment(dir: &Path, first: Xid) -> io::Result<File> {
         .create(true)
         .truncate(true)
         .open(path)?;
+    reach(failpoints::SEGMENT_NAMED);
     file.write_all_at(record::MAGIC, 0)?;
+    reach(failpoints::SEGMENT_BEGUN);
     Ok(file)
 }
 
@@ -319,6 +331,7 @@ pub fn trim(dir: &Path, through: Xid) -> Result<u64> {
                 )
             })?;
             removed += 1;
+            reach(failpoints::TRIM_BETWEEN);
         }
     }
     if removed > 0 {

@@ -7,8 +7,9 @@
 //! loss after [`KvsFile::checkpoint`]; until then the journal has it.
 
 use super::table::{Dentry, Inline, Inode, Table, Xattr};
+use crate::failpoints::{self, reach};
 use cbfs_core::error::{Context, Result};
-use cbfs_core::ids::{Ino, SnapshotNumber, Xid};
+use cbfs_core::ids::{Epoch, Ino, SnapshotNumber, Xid};
 use cbfs_core::inode::InodeRow;
 use cbfs_core::layers::{
     DentryRow, ExtentRow, HoleRow, Layer, SourceRow, XattrRow, open_immutable, rows, schema,
@@ -43,6 +44,19 @@ pub struct Committed {
     pub bytes: u64,
     /// The last operation before the file was begun: the parent's cut.
     pub last_cut: Xid,
+}
+
+impl Committed {
+    /// The state of a KVS without rows, of a master that begins with this epoch.
+    pub fn floor_of(epoch: Epoch) -> Committed {
+        Committed {
+            xid: Xid::floor_of(epoch),
+            next_ino: Ino::first_of(epoch),
+            inodes: 0,
+            bytes: 0,
+            last_cut: Xid::floor_of(epoch),
+        }
+    }
 }
 
 impl KvsFile {
@@ -83,6 +97,14 @@ impl KvsFile {
             path: path.to_owned(),
             conn: Mutex::new(conn),
         })
+    }
+
+    /// Around a connection that is ready for use.
+    pub(super) fn of(path: &Path, conn: Connection) -> KvsFile {
+        KvsFile {
+            path: path.to_owned(),
+            conn: Mutex::new(conn),
+        }
     }
 
     /// Where it lies.
@@ -130,7 +152,10 @@ impl KvsFile {
     ) -> Result<()> {
         self.with(|conn| Ok(conn.execute_batch("BEGIN IMMEDIATE")?))?;
         match self.write_rows(table, committed, closed_by) {
-            Ok(()) => self.with(|conn| Ok(conn.execute_batch("COMMIT")?)),
+            Ok(()) => {
+                reach(failpoints::FLUSH_BEFORE_COMMIT);
+                self.with(|conn| Ok(conn.execute_batch("COMMIT")?))
+            }
             Err(e) => {
                 let undone = self.with(|conn| Ok(conn.execute_batch("ROLLBACK")?));
                 if let Err(undo) = undone {
@@ -267,7 +292,9 @@ impl KvsFile {
             self.with(|conn| Ok(conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?))?;
         }
         if self.path != to && self.path.exists() {
+            reach(failpoints::ROTATE_BEFORE_RENAME);
             std::fs::rename(&self.path, to)
+                .inspect(|()| reach(failpoints::ROTATE_RENAMED))
                 .and_then(|()| match to.parent() {
                     Some(dir) => cbfs_core::durable_file::sync_dir(dir),
                     None => Ok(()),

@@ -4,6 +4,7 @@
 
 use super::file::open_closed;
 use super::{Frozen, Kvs, KvsFile};
+use crate::failpoints::{self, reach};
 use cbfs_core::error::{Context, Result};
 use cbfs_core::layers::{rows, schema};
 use rusqlite::Connection;
@@ -41,7 +42,9 @@ impl Kvs {
         main.with(|conn| Ok(conn.pragma_update(None, "wal_autocheckpoint", FOLD_WAL_PAGES)?))?;
         for step in steps(files.base.is_some()) {
             run(&source, main, &step).map_err(|e| e.context(describe()))?;
+            reach(failpoints::FOLD_BETWEEN_STEPS);
         }
+        reach(failpoints::FOLD_BEFORE_MARK);
         main.with(|conn| {
             let tx = conn.unchecked_transaction()?;
             for key in ["committed_xid", "next_ino", "inodes", "bytes", "last_cut"] {
@@ -52,7 +55,9 @@ impl Kvs {
             rows::put_meta(&tx, "generation", &frozen.generation.to_string())?;
             Ok(tx.commit()?)
         })?;
+        reach(failpoints::FOLD_MARKED);
         main.checkpoint()?;
+        reach(failpoints::FOLD_BEFORE_REMOVAL);
         self.drop_frozen(frozen.generation);
         std::fs::remove_file(path).context(|| format!("{} could not be removed", path.display()))
     }
@@ -81,6 +86,7 @@ pub fn merge_frozen(parts: &[Frozen], path: &Path) -> Result<()> {
             run(&source, &merged, &step).map_err(|e| e.context(describe()))?;
         }
     }
+    reach(failpoints::MERGE_BEFORE_CLOSE);
     merged.freeze(path).map(drop)
 }
 

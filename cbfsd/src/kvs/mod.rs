@@ -9,6 +9,7 @@
 
 mod file;
 mod fold;
+pub(crate) mod inspect;
 mod load;
 mod rotate;
 pub mod table;

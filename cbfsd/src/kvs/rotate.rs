@@ -12,6 +12,7 @@
 use super::file::{Committed, KvsFile};
 use super::table::Table;
 use super::{Files, Kvs, Tables};
+use crate::failpoints::{self, reach};
 use crate::journal::{Event, Journal};
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::ids::{SnapshotNumber, Xid};
@@ -81,8 +82,11 @@ impl Kvs {
             let committed = committed(&tables);
             (swap_out(&mut tables), committed)
         };
+        reach(failpoints::FLUSH_SWAPPED);
         sync(committed.xid)?;
+        reach(failpoints::FLUSH_JOURNAL_SYNCED);
         active.write(&table, &committed, None)?;
+        reach(failpoints::FLUSH_COMMITTED);
         self.retire(&table, cache_limit);
         Ok(lock)
     }
@@ -104,11 +108,13 @@ impl Kvs {
         number: SnapshotNumber,
         time: Timestamp,
     ) -> Result<Xid> {
+        reach(failpoints::CUT_BEFORE_RECORD);
         let mut tables = self.tables();
         let xid = tables.xid.next();
         journal
             .append(xid, time, &[Event::Cut { number }])
             .context(|| "the cut could not be journaled".into())?;
+        reach(failpoints::CUT_JOURNALED);
         self.begin_cut(&mut tables, lock, number, xid);
         Ok(xid)
     }
@@ -165,16 +171,20 @@ impl Kvs {
             Some(frozen) => frozen.clone(),
             None => {
                 sync(committed.xid)?;
+                reach(failpoints::ROTATE_BEFORE_ROWS);
                 if active.closed_by()? != Some(*number) {
                     active.write(&table, committed, Some(*number))?;
                 }
+                reach(failpoints::ROTATE_MARKED);
                 let frozen = freeze(&self.dir, &active, files.generation, *number, committed)?;
                 done.insert(frozen).clone()
             }
         };
+        reach(failpoints::ROTATE_FROZEN);
         let next = Arc::new(KvsFile::open(
             &self.dir.join(active_name(files.generation + 1)),
         )?);
+        reach(failpoints::ROTATE_NEW_ACTIVE);
         let mut all = vec![frozen];
         all.extend(files.frozen.iter().cloned());
         *self.files.write() = Arc::new(Files::new(
@@ -343,11 +353,11 @@ fn merge(older: &Table, newer: Table) -> Table {
     all
 }
 
-fn active_name(generation: u64) -> String {
+pub(super) fn active_name(generation: u64) -> String {
     format!("active-{generation:06}.sqlite")
 }
 
-fn frozen_name(generation: u64) -> String {
+pub(super) fn frozen_name(generation: u64) -> String {
     format!("frozen-{generation:06}.sqlite")
 }
 
@@ -416,20 +426,7 @@ pub(super) fn open_files(
     frozen.sort_by_key(|f| std::cmp::Reverse(f.generation));
     let committed = match active.committed()? {
         Some(committed) => committed,
-        None => {
-            let below = match frozen.first() {
-                Some(newest) => newest.file.committed()?,
-                None => main.committed()?,
-            };
-            match below {
-                // A new `active` begins at the cut that closed the one before.
-                Some(closed) => Committed {
-                    last_cut: closed.xid,
-                    ..closed
-                },
-                None => floor,
-            }
-        }
+        None => committed_above(frozen.first(), Some(&main), floor)?,
     };
     let files = Files::new(
         Some(Arc::new(active)),
@@ -442,7 +439,23 @@ pub(super) fn open_files(
     Ok((files, committed))
 }
 
-fn generations(dir: &Path, prefix: &str) -> Result<Vec<u64>> {
+/// Where an `active` begins in which nothing is committed yet: at the cut that closed the one before.
+pub(super) fn committed_above(
+    newest: Option<&Frozen>,
+    main: Option<&KvsFile>,
+    floor: Committed,
+) -> Result<Committed> {
+    let below = match newest {
+        Some(newest) => newest.file.committed()?,
+        None => main.map(KvsFile::committed).transpose()?.flatten(),
+    };
+    Ok(below.map_or(floor, |closed| Committed {
+        last_cut: closed.xid,
+        ..closed
+    }))
+}
+
+pub(super) fn generations(dir: &Path, prefix: &str) -> Result<Vec<u64>> {
     let describe = || format!("{} could not be listed", dir.display());
     let mut out = Vec::new();
     for entry in std::fs::read_dir(dir).context(describe)? {

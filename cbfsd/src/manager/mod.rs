@@ -184,6 +184,7 @@ impl Manager {
             on_change: Arc::new(move |snapshot| {
                 drop(events.send(DaemonEvent::Snapshot { snapshot }));
             }),
+            proxy_limit: cbfs_core::environment::proxy_limit()?,
         })?;
         instance.start_workers()?;
         snapshots.start()?;
@@ -275,6 +276,21 @@ impl Manager {
             _ => e,
         })?;
         Ok(Arc::clone(masters[handle]))
+    }
+
+    /// The journal of the master of a file system, by its full handle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when this node has none.
+    pub fn journal_of(&self, fs: &str) -> Result<PathBuf> {
+        let all = self.open.lock();
+        let mut masters = all.values().filter(|o| o.snapshots.is_some());
+        let master = masters.find(|o| o.config.lock().fs.to_string() == fs);
+        let master = master.ok_or_else(|| {
+            let text = format!("this node has no master of {fs}");
+            Error::new(ErrorKind::NotFound, text)
+        })?;
+        Ok(master.instance.journal_dir())
     }
 
     /// Requests that are not complete or cancelled, of all masters.

@@ -3,6 +3,7 @@
 //!
 //! Handlers that touch the disk or the bucket run on tokio's blocking threads.
 
+mod change_log;
 mod metrics;
 mod snapshots;
 
@@ -142,6 +143,7 @@ pub async fn serve(
         .route("/v1/snapshots/{fs}", get(snapshot_list))
         .route("/v1/snapshots/{fs}/{number}", get(snapshot))
         .route("/v1/snapshots/{fs}/{number}/log", get(snapshot_log))
+        .route("/v1/log/{fs}", get(change_log::change_log))
         .route(
             "/v1/snapshots/{fs}/{number}/cancel",
             post(snapshots::cancel),

@@ -3,6 +3,7 @@
 use super::policy::Verdict;
 use super::publish::{Publication, SentinelObserver};
 use super::{LONGEST_PAUSE, RETRY_PAUSE, SnapshotService, write_last_complete};
+use crate::failpoints::{self, reach};
 use crate::journal;
 use crate::kvs::{Frozen, merge_frozen};
 use crate::tiering::change_log;
@@ -139,6 +140,7 @@ impl SnapshotService {
                 boot_id,
             },
         )?;
+        reach(failpoints::SNAPSHOT_ATTEMPT_LOGGED);
         let frozen = match self.status(number)?.state {
             SnapshotState::Queued => self.collect(number)?,
             _ => self.instance.frozen_of(number)?,
@@ -146,9 +148,11 @@ impl SnapshotService {
         self.go_on(number)?;
         self.enter(number, SnapshotState::Writing)?;
         let manifest = self.make_and_send(&status, &frozen, &attempt)?;
+        reach(failpoints::SNAPSHOT_ALL_SENT);
         self.go_on(number)?;
         self.enter(number, SnapshotState::Copying)?;
         let manifest = self.publish(manifest)?;
+        reach(failpoints::SNAPSHOT_PUBLISHED);
         self.complete(number, &manifest)
     }
 
@@ -192,8 +196,11 @@ impl SnapshotService {
     fn collect(self: &Arc<Self>, number: SnapshotNumber) -> Result<Frozen> {
         self.sync_mount()?;
         let frozen = self.instance.cut(number)?;
+        reach(failpoints::SNAPSHOT_CUT);
         self.record(number, StatusEvent::Cut { xid: frozen.cut })?;
+        reach(failpoints::SNAPSHOT_CUT_LOGGED);
         self.enter(number, SnapshotState::Collected)?;
+        reach(failpoints::SNAPSHOT_COLLECTED);
         Ok(frozen)
     }
 
@@ -241,10 +248,11 @@ impl SnapshotService {
             parent: base,
             created_at: created_at.clone(),
             node: self.node.clone(),
-            layers: parent.map(|m| m.layers).unwrap_or_default(),
+            layers: parent.map_or_else(Vec::new, |m| self.merger.replace_merged(m.layers)),
             toc: None,
             meta_tarball: None,
             log: None,
+            status: None,
             totals: Totals::default(),
             writer: cbfs_core::format::manifest::writer(),
         };
@@ -259,7 +267,10 @@ impl SnapshotService {
         if changed {
             let observer: Arc<SentinelObserver> =
                 Arc::new(SentinelObserver(Arc::clone(&publication)));
-            let uploader = Uploader::start(Arc::clone(&self.bucket), self.fs.clone(), observer)?;
+            let bucket = Arc::clone(&self.bucket);
+            // The other half: the tarball that is being made, and the one on its way to the disk.
+            let (limit, target) = (self.proxy_limit / 2, self.proxy_limit / 4);
+            let uploader = Uploader::start(bucket, self.fs.clone(), observer, limit)?;
             let at_cut = self.instance.at_cut()?;
             let job = Job {
                 fs: &self.fs,
@@ -276,7 +287,7 @@ impl SnapshotService {
                 instance: &at_cut,
                 out: &proxy,
                 level: LEVEL,
-                tarball_target: self.tarball_target(),
+                tarball_target: self.tarball_target().min(target),
             };
             publication.attach(uploader);
             let log_key = format!("{}{}", job_prefix(&manifest), keys::LOG);
@@ -332,6 +343,7 @@ impl SnapshotService {
         let number = manifest.number;
         publication.persisted();
         self.enter(number, SnapshotState::Written)?;
+        reach(failpoints::SNAPSHOT_WRITTEN);
         let status_key = format!("{}{}", job_prefix(manifest), keys::STATUS);
         let status_path = self.instance.dir().join("proxy").join(&status_key);
         let describe = || format!("{} could not be written", status_path.display());
@@ -348,6 +360,7 @@ impl SnapshotService {
         manifest.toc = persisted.toc.clone();
         manifest.meta_tarball = Some(persisted.meta_tarball.clone());
         manifest.log = Some(log);
+        manifest.status = Some(copy);
         let layer = LayerRef {
             object: persisted.layer.clone(),
             from: number,
@@ -392,6 +405,7 @@ impl SnapshotService {
     /// The manifest exists: note it, and let go of what only this snapshot needed.
     pub(super) fn complete(&self, number: SnapshotNumber, manifest: &Manifest) -> Result<Outcome> {
         write_last_complete(&self.instance, manifest)?;
+        reach(failpoints::SNAPSHOT_NOTED);
         self.state.lock().last_complete = Some(manifest.clone());
         if self.status(number)?.state != SnapshotState::Copying {
             // Found published after a crash.
@@ -407,8 +421,10 @@ impl SnapshotService {
             }
         }
         self.enter(number, SnapshotState::Complete)?;
+        reach(failpoints::SNAPSHOT_COMPLETE);
         self.instance.stop_preserving()?;
         self.clean_up_or_tell(manifest);
+        self.merger.consider(&manifest.layers);
         Ok(Outcome::Complete)
     }
 
@@ -440,6 +456,7 @@ impl SnapshotService {
             self.empty_proxy()?;
         }
         // First: the frozen file has it all, and folding that takes room.
+        reach(failpoints::TRIM_BEFORE);
         journal::trim(&self.instance.journal_dir(), manifest.xid.to)?;
         let mut done: Vec<Frozen> = self
             .instance

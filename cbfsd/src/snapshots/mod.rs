@@ -16,7 +16,9 @@ mod requests;
 mod scheduler;
 mod withdrawal;
 
+use crate::failpoints::{self, reach};
 use crate::instance::Instance;
+use crate::tiering::layer_merge::{LayerMerger, MergerParams};
 use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
 use cbfs_core::bucket::Bucket;
 use cbfs_core::catalog;
@@ -64,6 +66,8 @@ pub struct ServiceParams {
     pub ids: Arc<dyn Ids>,
     /// Told of every change.
     pub on_change: OnChange,
+    /// Bytes that a running snapshot may have in the proxy cache.
+    pub proxy_limit: u64,
 }
 
 /// The snapshots of one master.
@@ -75,6 +79,7 @@ pub struct SnapshotService {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     on_change: OnChange,
+    proxy_limit: u64,
     mount_point: Mutex<Option<PathBuf>>,
     state: Mutex<State>,
     wake: Condvar,
@@ -82,6 +87,7 @@ pub struct SnapshotService {
     scheduler: Scheduler,
     settings: Mutex<FsSettings>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    merger: Arc<LayerMerger>,
 }
 
 struct State {
@@ -110,6 +116,7 @@ impl SnapshotService {
             clock,
             ids,
             on_change,
+            proxy_limit,
         } = params;
         let (requests, problems) =
             Requests::read(&instance.dir().join("status"), Arc::clone(&clock))?;
@@ -120,7 +127,17 @@ impl SnapshotService {
         let last_complete = read_last_complete(&last_complete_path(&instance))?;
         let notifier = Notifier::new(&node);
         let settings = scheduler::cached_settings(instance.dir(), FsSettings::unset(fs.clone()))?;
+        let problems = Arc::clone(&instance);
+        let merger = LayerMerger::open(MergerParams {
+            instance_dir: instance.dir().to_owned(),
+            fs: fs.clone(),
+            bucket: Arc::clone(&bucket),
+            ids: Arc::clone(&ids),
+            block_size: instance.kvs().block_size(),
+            on_problem: Box::new(move |problem| problems.set_problem("layers", problem)),
+        })?;
         let service = Arc::new(SnapshotService {
+            merger,
             instance,
             fs,
             bucket,
@@ -128,6 +145,7 @@ impl SnapshotService {
             clock,
             ids,
             on_change,
+            proxy_limit,
             mount_point: Mutex::default(),
             state: Mutex::new(State {
                 requests,
@@ -165,7 +183,8 @@ impl SnapshotService {
             .spawn(run)
             .map_err(|e| Error::failed("a thread could not be started").because(e))?;
         *self.thread.lock() = Some(thread);
-        self.start_scheduler()
+        self.start_scheduler()?;
+        self.merger.start()
     }
 
     /// Stop after the step at hand; the request goes on where it stands after the next start.
@@ -179,6 +198,7 @@ impl SnapshotService {
             tracing::error!(fs = %self.fs, "the snapshot thread had panicked");
         }
         self.notifier.stop();
+        self.merger.stop();
     }
 
     /// Where the instance is mounted: synced before every cut.
@@ -207,6 +227,7 @@ impl SnapshotService {
             state
                 .requests
                 .create(number, request.name.clone(), request.kind, epoch)?;
+            reach(failpoints::REQUEST_LOGGED);
             state.requests.info(&self.fs, number)
         };
         self.wake.notify_all();
@@ -327,6 +348,7 @@ impl SnapshotService {
         // A crash right after a snapshot was complete leaves its clean-up undone.
         if let Some(manifest) = self.last_complete() {
             self.clean_up_or_tell(&manifest);
+            self.merger.consider(&manifest.layers);
         }
         loop {
             let next = {

@@ -2,6 +2,7 @@
 //! before and after.
 
 use super::SnapshotService;
+use crate::failpoints::{self, reach};
 use crate::tiering::persister::Observer;
 use crate::tiering::uploader::{UploadObserver, Uploader, with_retries};
 use cbfs_core::bucket::{BucketError, create_or_same};
@@ -158,6 +159,7 @@ impl Observer for Publication {
     }
 
     fn object_made(&self, object: &ObjectRef, path: &Path) -> Result<()> {
+        reach(failpoints::SNAPSHOT_OBJECT_MADE);
         let event = StatusEvent::ObjectMade {
             key: object.key.clone(),
             size: object.size,
@@ -175,11 +177,14 @@ impl Observer for Publication {
 
 impl UploadObserver for SentinelObserver {
     fn object_sent(&self, object: &ObjectRef) -> Result<()> {
+        reach(failpoints::SNAPSHOT_OBJECT_ARRIVED);
         let event = StatusEvent::ObjectSent {
             key: object.key.clone(),
             size: object.size,
         };
-        self.0.service.record(self.0.number, event)
+        self.0.service.record(self.0.number, event)?;
+        reach(failpoints::SNAPSHOT_OBJECT_LOGGED);
+        Ok(())
     }
 
     fn object_removed(&self) {
@@ -250,8 +255,9 @@ impl SnapshotService {
     pub(super) fn publish(self: &Arc<Self>, manifest: Manifest) -> Result<Manifest> {
         let number = manifest.number;
         self.check_epoch(number)?;
+        reach(failpoints::SNAPSHOT_BEFORE_MANIFEST);
         let key = keys::absolute(&self.fs, &keys::manifest(number, manifest.epoch))?;
-        let bytes = cbfs_core::format::to_json(&manifest)?;
+        let bytes = cbfs_core::format::to_sealed_json(&manifest)?;
         let observer = self.observer(number);
         let mut other = false;
         with_retries(&format!("PUT {key}"), &observer, || {

@@ -13,28 +13,20 @@
 
 use cbfs_core::api::ErrorBody;
 use cbfs_core::bucket::{Bucket, BucketError, Key};
+use cbfs_core::cloud_snapshot::{decompressed_limit, download};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::format::{ObjectRef, keys};
-use cbfs_core::frames::{HashingWriter, StoredObject, decompress_to_file};
+use cbfs_core::frames::{StoredObject, decompress_to_file};
 use cbfs_core::handle::Handle;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::hash::Hash;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Bytes per request when an object is downloaded.
-const PART: u64 = 8 << 20;
-
-/// A database decompresses to at most this many times its stored bytes, plus [`RAW_BASE`]. Real
-/// ones reach 30; a bomb would reach thousands.
-const RAW_FACTOR: u64 = 256;
-/// See [`RAW_FACTOR`].
-const RAW_BASE: u64 = 64 << 20;
 
 /// Folder of unfinished files; no key begins with it.
 const TMP: &str = "tmp";
@@ -215,17 +207,7 @@ impl ProxyCache {
         let key = keys::absolute(fs, &object.key)?;
         let writing = || format!("object {key} could not be stored in the proxy cache");
         let temporary = self.temporary()?;
-        let mut output = HashingWriter::new(temporary.as_file());
-        while output.size() < object.size {
-            let length = PART.min(object.size - output.size());
-            let part = get_range(bucket, &key, output.size(), length)?;
-            output.write_all(&part).context(writing)?;
-        }
-        let (_, stored) = output.finish();
-        if stored.size != object.size || stored.blake3 != object.blake3 {
-            let text = format!("object {key} has other contents than were written");
-            return Err(Error::damage(text));
-        }
+        download(bucket, fs, object, temporary.as_file())?;
         self.keep(temporary, path).context(writing)?;
         self.trusted
             .lock()
@@ -239,10 +221,7 @@ impl ProxyCache {
         let input = File::open(compressed)
             .context(|| format!("{} could not be opened", compressed.display()))?;
         let temporary = self.temporary()?;
-        let limit = object
-            .size
-            .saturating_mul(RAW_FACTOR)
-            .saturating_add(RAW_BASE);
+        let limit = decompressed_limit(object);
         let stored = decompress_to_file(input, &what, temporary.path(), limit)?;
         self.keep(temporary, path).context(writing)?;
         let made = Made {
@@ -267,29 +246,6 @@ impl ProxyCache {
         temporary.persist(path).map_err(|e| e.error)?;
         durable_file::sync_dir(folder)
     }
-}
-
-/// A range of an object that something refers to; that it is missing is therefore damage.
-pub(super) fn get_range(
-    bucket: &dyn Bucket,
-    key: &Key,
-    offset: u64,
-    length: u64,
-) -> Result<Vec<u8>> {
-    let bytes = bucket.get_range(key, offset, length).map_err(|e| match e {
-        BucketError::NotFound { key } => {
-            Error::damage(format!("object {key} is missing from the bucket"))
-        }
-        other => Error::from(other).context(format!("object {key} could not be read")),
-    })?;
-    if bytes.len() as u64 != length {
-        let text = format!(
-            "object {key} has {} bytes at {offset} instead of {length}",
-            bytes.len()
-        );
-        return Err(Error::damage(text));
-    }
-    Ok(bytes)
 }
 
 fn made_path(database: &Path) -> PathBuf {
@@ -531,7 +487,7 @@ mod tests {
     #[test]
     fn a_large_object_is_downloaded_in_parts() {
         let bucket = Watched::new();
-        let bytes: Vec<u8> = (0..PART as usize + 77).map(|i| (i / 1000) as u8).collect();
+        let bytes: Vec<u8> = (0..(8 << 20) + 77usize).map(|i| (i / 1000) as u8).collect();
         let object = bucket.store("s/1/a", &bytes);
         let dir = tempfile::tempdir().unwrap();
         let proxy = ProxyCache::open(dir.path()).unwrap();

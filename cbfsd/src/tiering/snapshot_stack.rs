@@ -2,12 +2,11 @@
 
 use super::proxy::ProxyCache;
 use cbfs_core::bucket::Bucket;
-use cbfs_core::error::{Error, Result};
-use cbfs_core::format::keys;
+use cbfs_core::cloud_snapshot::{open_layers, stack_of};
+use cbfs_core::error::Result;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::Handle;
-use cbfs_core::layers::{Layer, LayerDb, Stack};
-use std::sync::Arc;
+use cbfs_core::layers::Stack;
 
 /// Fetch all layers of a snapshot into the proxy cache and open them as one stack, newest first.
 /// Blocks until they are there; what is there already costs no request.
@@ -22,39 +21,10 @@ pub fn open_stack(
     manifest: &Manifest,
     block_size: u64,
 ) -> Result<Stack> {
-    let name = keys::manifest(manifest.number, manifest.epoch);
-    if manifest.fs != *fs {
-        let text = format!(
-            "manifest {name} belongs to file system {}, not to {fs}",
-            manifest.fs
-        );
-        return Err(Error::damage(text));
-    }
-    for pair in manifest.layers.windows(2) {
-        if pair[0].from <= pair[1].to {
-            let text = format!(
-                "manifest {name} lists layer {} above {}, which is not older",
-                pair[0].object.key, pair[1].object.key
-            );
-            return Err(Error::damage(text));
-        }
-    }
-    let mut layers: Vec<Arc<dyn Layer>> = Vec::with_capacity(manifest.layers.len());
-    for layer in &manifest.layers {
-        let object = &layer.object;
-        let path = proxy.fetch_decompressed(bucket, fs, object)?;
-        let database = LayerDb::open_immutable(&path)
-            .map_err(|e| e.context(format!("object {} is no usable layer", object.key)))?;
-        match database.meta("fs")? {
-            Some(owner) if owner == fs.to_string() => layers.push(Arc::new(database)),
-            owner => {
-                let owner = owner.unwrap_or_else(|| "no file system".to_owned());
-                let text = format!("layer {} belongs to {owner}, not to {fs}", object.key);
-                return Err(Error::damage(text));
-            }
-        }
-    }
-    Ok(Stack::new(layers, block_size))
+    let layers = open_layers(fs, manifest, |object| {
+        proxy.fetch_decompressed(bucket, fs, object)
+    })?;
+    Ok(stack_of(&layers, block_size))
 }
 
 #[cfg(test)]
@@ -66,7 +36,7 @@ mod tests {
     use cbfs_core::format::manifest::{LayerRef, Totals, XidRange};
     use cbfs_core::frames::compress_seekable;
     use cbfs_core::ids::{Epoch, Ino, SnapshotNumber, Xid};
-    use cbfs_core::layers::rows;
+    use cbfs_core::layers::{Layer, LayerDb, rows};
     use cbfs_core::snapshot::SnapshotKind;
 
     /// A published layer of snapshot `number` in which symlink 5 points at the number.
@@ -112,6 +82,7 @@ mod tests {
             toc: None,
             meta_tarball: None,
             log: None,
+            status: None,
             totals: Totals::default(),
             writer: "test".into(),
         }

@@ -5,10 +5,11 @@
 //! Nothing is written here but the proxy cache; a crash costs only work. No error is remembered:
 //! when bucket or object are back, the next read succeeds.
 
-use super::proxy::{ProxyCache, SingleFlight, get_range};
+use super::proxy::{ProxyCache, SingleFlight};
 use cbfs_core::bucket::Bucket;
+use cbfs_core::cloud_snapshot::{is_frame, read_section, section_length};
 use cbfs_core::error::{Context, Error, Result};
-use cbfs_core::format::{ObjectRef, keys};
+use cbfs_core::format::ObjectRef;
 use cbfs_core::frames::decompress_section;
 use cbfs_core::handle::Handle;
 use cbfs_core::ids::{Ino, SnapshotNumber};
@@ -23,10 +24,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-
-/// Largest section that is believed in, stored or decompressed: what a TOC says is used to
-/// allocate memory.
-const SECTION_MAX: u64 = 1 << 30;
 
 /// Threads that read ahead.
 const READERS_AHEAD: usize = 2;
@@ -282,16 +279,13 @@ impl Sections {
     }
 
     fn read(&self, place: &SectionPlace) -> Result<Vec<u8>> {
-        let what = format!(
-            "section {} in object {}/{}",
-            place.section, self.fs, place.tarball.key
-        );
-        let raw_length = usize::try_from(place.raw_length)
-            .ok()
-            .filter(|_| place.raw_length.max(place.length) <= SECTION_MAX)
-            .ok_or_else(|| Error::damage(format!("{what} has an impossible size")))?;
+        let raw_length = section_length(&self.fs, place)?;
         if let Some(frame) = self.read_local(place)? {
             if is_frame(&frame, place) {
+                let what = format!(
+                    "section {} in the proxy's {}",
+                    place.section, place.tarball.key
+                );
                 return decompress_section(&frame, raw_length, &what);
             }
             tracing::warn!(
@@ -299,13 +293,7 @@ impl Sections {
                 "the proxy's copy is damaged: asking the bucket"
             );
         }
-        let key = keys::absolute(&self.fs, &place.tarball.key)?;
-        let frame = get_range(self.bucket.as_ref(), &key, place.offset, place.length)?;
-        if !is_frame(&frame, place) {
-            let text = format!("{what} has other contents than were written");
-            return Err(Error::damage(text));
-        }
-        decompress_section(&frame, raw_length, &what)
+        read_section(self.bucket.as_ref(), &self.fs, place)
     }
 
     /// The frame from the proxy cache, unverified; `None` when the tarball is not there.
@@ -327,10 +315,6 @@ impl Sections {
             }
         }
     }
-}
-
-fn is_frame(frame: &[u8], place: &SectionPlace) -> bool {
-    blake3::hash(frame).to_hex().as_str() == place.blake3
 }
 
 /// The sections in memory, least recently used dropped first.

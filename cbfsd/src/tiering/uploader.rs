@@ -1,11 +1,16 @@
 //! The uploader: objects from the proxy cache to the bucket, while the persister still makes more. Every
 //! object is created (never replaced), its arrival is checked, and what failed for a passing reason is
 //! tried again until it works or the owner stops it.
+//!
+//! What waits takes room in the proxy cache: with more than a limit of it the persister waits in
+//! [`Uploader::send`]. It only ever waits for an upload that is under way, and the end of the uploader, for
+//! whatever reason, wakes it.
 
 use cbfs_core::bucket::{Body, Bucket, BucketError, Key};
 use cbfs_core::error::{Error, Result};
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::handle::Handle;
+use parking_lot::{Condvar, Mutex};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, mpsc};
@@ -35,25 +40,70 @@ pub trait UploadObserver: Send + Sync {
 pub struct Uploader {
     queue: Sender<(ObjectRef, PathBuf)>,
     thread: JoinHandle<Result<()>>,
+    backlog: Arc<Backlog>,
+    limit: u64,
+}
+
+/// What is queued and has not arrived.
+#[derive(Default)]
+struct Backlog {
+    state: Mutex<BacklogState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct BacklogState {
+    bytes: u64,
+    /// The thread has ended: nothing will arrive any more.
+    ended: bool,
+}
+
+/// Tells the end of the thread, also by a panic.
+struct Ending(Arc<Backlog>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.state.lock().ended = true;
+        self.0.changed.notify_all();
+    }
 }
 
 impl Uploader {
-    /// Start a thread that takes objects from the queue.
+    /// Start a thread that takes objects from the queue. At most `limit` bytes wait in it, or one object.
     pub fn start(
         bucket: Arc<dyn Bucket>,
         fs: Handle,
         observer: Arc<dyn UploadObserver>,
+        limit: u64,
     ) -> Result<Uploader> {
         let (queue, waiting) = channel();
+        let backlog = Arc::new(Backlog::default());
+        let ending = Ending(Arc::clone(&backlog));
         let thread = std::thread::Builder::new()
             .name("uploader".into())
-            .spawn(move || run(&*bucket, &fs, &*observer, &waiting))
+            .spawn(move || run(&*bucket, &fs, &*observer, &waiting, &ending.0))
             .map_err(|e| Error::failed("a thread could not be started").because(e))?;
-        Ok(Uploader { queue, thread })
+        Ok(Uploader {
+            queue,
+            thread,
+            backlog,
+            limit,
+        })
     }
 
-    /// Queue an object that is durable at `path`. After it has arrived the local copy is removed.
+    /// Queue an object that is durable at `path`. After it has arrived the local copy is removed. Waits while
+    /// too much is queued already.
     pub fn send(&self, object: &ObjectRef, path: &Path) -> Result<()> {
+        {
+            let mut state = self.backlog.state.lock();
+            while state.bytes > 0
+                && state.bytes.saturating_add(object.size) > self.limit
+                && !state.ended
+            {
+                self.backlog.changed.wait(&mut state);
+            }
+            state.bytes = state.bytes.saturating_add(object.size);
+        }
         let queued = self.queue.send((object.clone(), path.to_owned()));
         // The thread ended early: its error is told by `finish`.
         queued.map_err(|mpsc::SendError(_)| Error::failed("the uploader has stopped"))
@@ -79,6 +129,7 @@ fn run(
     fs: &Handle,
     observer: &dyn UploadObserver,
     waiting: &Receiver<(ObjectRef, PathBuf)>,
+    backlog: &Backlog,
 ) -> Result<()> {
     for (object, path) in waiting {
         if observer.cancelled() {
@@ -97,6 +148,10 @@ fn run(
         if let Err(e) = std::fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), "an uploaded object stays in the proxy cache: {e}");
         }
+        let mut state = backlog.state.lock();
+        state.bytes = state.bytes.saturating_sub(object.size);
+        drop(state);
+        backlog.changed.notify_all();
         observer.object_removed();
     }
     Ok(())
@@ -130,7 +185,9 @@ fn describe(e: &BucketError) -> String {
     }
 }
 
-fn put_file(
+/// Create an object of a local file, and see that it has arrived. One that is there already is accepted if it is
+/// the same.
+pub(super) fn put_file(
     bucket: &dyn Bucket,
     key: &Key,
     object: &ObjectRef,
@@ -163,4 +220,132 @@ fn put_file(
         key: key.clone(),
         why,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proxy::testing::fs_handle;
+    use super::*;
+    use cbfs_core::bucket::{BucketResult, BucketUrl, FileBucket, ObjectInfo};
+    use cbfs_core::frames::StoredObject;
+    use std::fs;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    const COUNT: u64 = 40;
+    const SIZE: u64 = 4;
+    const LIMIT: u64 = 10;
+
+    struct Patient;
+
+    impl UploadObserver for Patient {
+        fn object_sent(&self, _: &ObjectRef) -> Result<()> {
+            Ok(())
+        }
+        fn cancelled(&self) -> bool {
+            false
+        }
+        fn pause(&self, _: &str, _: &str, _: Duration) -> bool {
+            true
+        }
+    }
+
+    /// A bucket so slow that the cache is always as full as it gets, or that takes nothing at all.
+    #[derive(Debug)]
+    struct Slow {
+        inner: FileBucket,
+        cache: PathBuf,
+        all_made: Arc<AtomicBool>,
+        most: AtomicU64,
+        refuses: bool,
+    }
+
+    impl Slow {
+        fn in_cache(&self) -> u64 {
+            fs::read_dir(&self.cache).unwrap().count() as u64 * SIZE
+        }
+    }
+
+    impl Bucket for Slow {
+        fn url(&self) -> &BucketUrl {
+            self.inner.url()
+        }
+        fn create(&self, key: &Key, body: Body<'_>) -> BucketResult<()> {
+            // Two may wait, and the one that is too much stands there already.
+            while self.in_cache() <= LIMIT && !self.all_made.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            self.most.fetch_max(self.in_cache(), Ordering::SeqCst);
+            if self.refuses {
+                return Err(BucketError::Damaged {
+                    key: key.clone(),
+                    why: "test".into(),
+                });
+            }
+            self.inner.create(key, body)
+        }
+        fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()> {
+            self.inner.replace(key, body)
+        }
+        fn get(&self, key: &Key) -> BucketResult<Vec<u8>> {
+            self.inner.get(key)
+        }
+        fn get_range(&self, key: &Key, offset: u64, len: u64) -> BucketResult<Vec<u8>> {
+            self.inner.get_range(key, offset, len)
+        }
+        fn head(&self, key: &Key) -> BucketResult<Option<ObjectInfo>> {
+            self.inner.head(key)
+        }
+        fn list(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>> {
+            self.inner.list(prefix)
+        }
+        fn list_dir(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>> {
+            self.inner.list_dir(prefix)
+        }
+        fn delete(&self, key: &Key) -> BucketResult<()> {
+            self.inner.delete(key)
+        }
+    }
+
+    fn send_all(refuses: bool) -> (Result<()>, u64) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        fs::create_dir(&cache).unwrap();
+        let all_made = Arc::new(AtomicBool::new(false));
+        let bucket = Arc::new(Slow {
+            inner: FileBucket::open(dir.path(), false).unwrap(),
+            cache: cache.clone(),
+            all_made: Arc::clone(&all_made),
+            most: AtomicU64::new(0),
+            refuses,
+        });
+        let uploader = Uploader::start(
+            Arc::clone(&bucket) as Arc<dyn Bucket>,
+            fs_handle(),
+            Arc::new(Patient),
+            LIMIT,
+        )
+        .unwrap();
+        let sent = (0..COUNT).try_for_each(|number| {
+            let path = cache.join(number.to_string());
+            fs::write(&path, [7; SIZE as usize]).unwrap();
+            let object = StoredObject::of(&[7; SIZE as usize][..]).unwrap();
+            uploader.send(&object.at(format!("s/{number}")), &path)
+        });
+        all_made.store(true, Ordering::SeqCst);
+        let finished = uploader.finish();
+        (sent.and(finished), bucket.most.load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn a_slow_bucket_holds_the_maker_back_and_all_arrives() {
+        let (sent, most) = send_all(false);
+        sent.unwrap();
+        assert!(most > LIMIT, "nobody waited");
+        assert!(most <= LIMIT + SIZE, "{most} bytes in the cache");
+    }
+
+    #[test]
+    fn a_maker_that_waits_hears_of_the_end_of_the_uploader() {
+        assert!(send_all(true).0.is_err());
+    }
 }

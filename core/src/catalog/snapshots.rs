@@ -120,6 +120,25 @@ pub fn find_snapshot(
     found.ok_or_else(|| not_found(fs, selector, &ids))
 }
 
+/// Number and epoch of the snapshot of the current lineage that `selector` means, readable or not.
+/// Reads the lineage and lists the manifests; for a name also GETs them, newest first, until it is
+/// found. `None` when there is none.
+///
+/// # Errors
+/// As [`find_snapshot`], where a name is looked for; else those of the bucket and of [`lineage`].
+pub fn find_snapshot_id(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    selector: &SnapshotSelector,
+) -> Result<Option<BaseSnapshot>> {
+    let ids = current_ids(bucket, fs)?.current;
+    Ok(match selector {
+        SnapshotSelector::Latest => ids.last().copied(),
+        SnapshotSelector::Number(number) => ids.into_iter().find(|id| id.number == *number),
+        SnapshotSelector::Name(name) => find_name(bucket, fs, &ids, name)?.map(|m| m.id()),
+    })
+}
+
 fn find_name(
     bucket: &dyn Bucket,
     fs: &Handle,

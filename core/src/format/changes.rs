@@ -179,6 +179,10 @@ pub struct MemberChange {
     /// Bytes of a patch; else absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// The `xid` of each extent row that points into the member, in their order. Where the blocks
+    /// lie is told by the tarball; when they were written stands only here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xids: Vec<Xid>,
 }
 
 /// One line of the changes. Lines come in the order of these variants, rows of a table in the
@@ -271,7 +275,17 @@ impl Change {
             form,
             offset,
             size,
+            xids: Vec::new(),
         })
+    }
+
+    /// A member's line with the xids of its extents; other lines stay as they are.
+    #[must_use]
+    pub fn with_xids(mut self, of_extents: Vec<Xid>) -> Change {
+        if let Change::Member(member) = &mut self {
+            member.xids = of_extents;
+        }
+        self
     }
 }
 
@@ -397,7 +411,8 @@ mod tests {
             Change::xattr(&xattr),
             Change::hole(&hole),
             Change::member(Ino(5), b"d/a", 1, MemberForm::HardLink, None),
-            Change::member(Ino(5), b"d/\xfe", 1, MemberForm::Patch, Some((4096, 7))),
+            Change::member(Ino(5), b"d/\xfe", 1, MemberForm::Patch, Some((4096, 7)))
+                .with_xids(vec![Xid(3), Xid(4)]),
         ];
         let mut bytes = Vec::new();
         for change in &changes {

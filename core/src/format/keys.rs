@@ -65,6 +65,11 @@ pub const LOG: &str = "log.jsonl.zst";
 /// The status log within the attempt's folder.
 pub const STATUS: &str = "status.jsonl";
 
+/// The merged layer of the snapshots `from..=to`: `layers/<from>-<to>-<attempt>.sqlite.zst`.
+pub fn merged_layer(from: SnapshotNumber, to: SnapshotNumber, attempt: &str) -> String {
+    format!("layers/{:010}-{:010}-{attempt}.sqlite.zst", from.0, to.0)
+}
+
 /// `deleted/<number>-e<epoch>.json`: the snapshot is deleted.
 pub fn deleted_snapshot(number: SnapshotNumber, epoch: Epoch) -> String {
     format!("deleted/{:010}-e{}.json", number.0, epoch.0)

@@ -94,6 +94,9 @@ pub struct Manifest {
     /// The change log; `None` when nothing changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<ObjectRef>,
+    /// The status log of the request, up to `written`; `None` when nothing changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<ObjectRef>,
     /// Sums.
     pub totals: Totals,
     /// Program and version.

@@ -5,6 +5,7 @@ pub mod changes;
 pub mod config;
 pub mod epoch;
 pub mod keys;
+pub mod log;
 pub mod manifest;
 pub mod mark;
 pub mod settings;
@@ -70,6 +71,8 @@ pub fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
         format: u32,
         #[serde(default)]
         features: Features,
+        #[serde(default)]
+        seal: Option<String>,
     }
     let damaged = |e: serde_json::Error| {
         Error::damage(format!("{what} is damaged: it is no document of CBFS")).because(e)
@@ -97,6 +100,11 @@ pub fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
         );
         return Err(Error::new(ErrorKind::FormatTooNew, text).hint(hint));
     }
+    if head.seal.is_some() && seal_of(bytes) != Seal::Intact {
+        return Err(Error::damage(format!(
+            "{what} is damaged: its seal is broken"
+        )));
+    }
     serde_json::from_slice(bytes).map_err(damaged)
 }
 
@@ -106,4 +114,96 @@ pub fn to_json<T: Serialize>(document: &T) -> Result<Vec<u8>> {
         .map_err(|e| Error::failed("a document could not be serialized").because(e))?;
     bytes.push(b'\n');
     Ok(bytes)
+}
+
+/// What [`seal_of`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seal {
+    /// There is none where [`to_sealed_json`] puts it.
+    Missing,
+    /// The document is as it was written.
+    Intact,
+    /// It is not.
+    Broken,
+}
+
+/// What stands before the digits of a seal: always on the last line but one.
+const SEAL_HEAD: &str = ",\n  \"seal\": \"";
+/// What stands behind them.
+const SEAL_TAIL: &str = "\"\n}\n";
+/// Digits of a BLAKE3.
+const SEAL_DIGITS: usize = 64;
+
+/// As [`to_json`], with a last field `seal`: the BLAKE3 of the document's bytes with the digits of
+/// the seal replaced by zeros. For documents that nothing else holds a hash of.
+pub fn to_sealed_json<T: Serialize>(document: &T) -> Result<Vec<u8>> {
+    let mut bytes = to_json(document)?;
+    if !bytes.ends_with(b"\n}\n") {
+        return Err(Error::failed("a document without fields cannot be sealed"));
+    }
+    bytes.truncate(bytes.len() - 3);
+    bytes.extend_from_slice(SEAL_HEAD.as_bytes());
+    let at = bytes.len();
+    bytes.extend_from_slice(&[b'0'; SEAL_DIGITS]);
+    bytes.extend_from_slice(SEAL_TAIL.as_bytes());
+    let hash = blake3::hash(&bytes).to_hex();
+    bytes[at..at + SEAL_DIGITS].copy_from_slice(hash.as_bytes());
+    Ok(bytes)
+}
+
+/// Check the seal of a document's bytes.
+pub fn seal_of(bytes: &[u8]) -> Seal {
+    let digits = bytes
+        .strip_suffix(SEAL_TAIL.as_bytes())
+        .and_then(|head| head.split_last_chunk::<SEAL_DIGITS>())
+        .filter(|(head, _)| head.ends_with(SEAL_HEAD.as_bytes()));
+    let Some((head, digits)) = digits else {
+        return Seal::Missing;
+    };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(head).update(&[b'0'; SEAL_DIGITS]);
+    hasher.update(SEAL_TAIL.as_bytes());
+    if hasher.finalize().to_hex().as_bytes() == digits {
+        Seal::Intact
+    } else {
+        Seal::Broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_of_a_sealed_document_can_change_unseen() {
+        let sealed = to_sealed_json(&Features::default()).unwrap();
+        assert_eq!(seal_of(&sealed), Seal::Intact);
+        for at in 0..sealed.len() {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 1;
+            assert_ne!(seal_of(&damaged), Seal::Intact, "byte {at}");
+        }
+        assert_eq!(seal_of(b"{\n  \"format\": 1\n}\n"), Seal::Missing);
+        assert_eq!(seal_of(b""), Seal::Missing);
+    }
+
+    #[test]
+    fn a_document_whose_seal_is_broken_is_damage() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Document {
+            format: u32,
+            text: String,
+        }
+        let text = "written".to_owned();
+        let document = Document { format: 1, text };
+        let sealed = to_sealed_json(&document).unwrap();
+        assert_eq!(parse::<Document>("x", &sealed).unwrap(), document);
+        let changed = String::from_utf8(sealed)
+            .unwrap()
+            .replace("written", "changed");
+        let error = parse::<Document>("x", changed.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damage);
+        let unsealed = to_json(&document).unwrap();
+        assert_eq!(parse::<Document>("x", &unsealed).unwrap(), document);
+    }
 }

@@ -20,6 +20,8 @@ const CACHE_KIB: i64 = -2048;
 pub struct LayerDb {
     path: PathBuf,
     conn: Mutex<Connection>,
+    /// Whether the table `zero` has rows: hardly any layer has, and then no read asks for them.
+    has_zeroes: bool,
 }
 
 impl fmt::Debug for LayerDb {
@@ -43,6 +45,7 @@ impl LayerDb {
         Ok(LayerDb {
             path: path.to_owned(),
             conn: Mutex::new(conn),
+            has_zeroes: true,
         })
     }
 
@@ -68,9 +71,12 @@ impl LayerDb {
         let conn =
             open_immutable(path).map_err(|e| e.context(format!("{what} could not be opened")))?;
         rows::check_format(&conn, &what)?;
+        let has_zeroes = rows::has_zeroes(&conn)
+            .map_err(|e| e.context(format!("{what} could not be opened")))?;
         Ok(LayerDb {
             path: path.to_owned(),
             conn: Mutex::new(conn),
+            has_zeroes,
         })
     }
 
@@ -98,6 +104,7 @@ impl LayerDb {
         LayerDb {
             path: PathBuf::from(":memory:"),
             conn: Mutex::new(conn),
+            has_zeroes: true,
         }
     }
 }
@@ -138,6 +145,13 @@ impl Layer for LayerDb {
 
     fn holes(&self, ino: Ino, from: u64, to: u64) -> Result<Vec<HoleRow>> {
         self.with(|conn| rows::holes(conn, ino, from, to))
+    }
+
+    fn zeroes(&self, ino: Ino, from: u64, to: u64) -> Result<Vec<HoleRow>> {
+        if !self.has_zeroes {
+            return Ok(Vec::new());
+        }
+        self.with(|conn| rows::zeroes(conn, ino, from, to))
     }
 
     fn source(&self, snapshot: SnapshotNumber) -> Result<Option<SourceRow>> {

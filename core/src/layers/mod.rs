@@ -10,9 +10,15 @@
 //! - A `hole` range reads as zero in the layers below. Within its own layer it only says that
 //!   those bytes hold no data; an `extent` always describes the block's whole content at the cut:
 //!   its section holds the block's bytes **without** the hole ranges of the same layer.
+//! - A `zero` range reads as zero on top of the extents of its own layer: their sections do hold bytes
+//!   there. Only merged layers have any ([`merge`]): an extent of a lower layer and the hole that a
+//!   higher one made in its middle are in one layer then. Holes and zeros of a layer never overlap.
 //! - Scans are merges on the primary key.
 
 mod database;
+pub mod merge;
+pub mod paths;
+mod ranges;
 pub mod rows;
 pub mod schema;
 mod stack;
@@ -136,6 +142,12 @@ pub trait Layer: Send + Sync {
 
     /// The holes that cover any of the bytes `from..to`, by offset.
     fn holes(&self, ino: Ino, from: u64, to: u64) -> Result<Vec<HoleRow>>;
+
+    /// The bytes within `from..to` that are zero on top of this layer's own extents, by offset; whole
+    /// rows. Only merged layers have any.
+    fn zeroes(&self, _ino: Ino, _from: u64, _to: u64) -> Result<Vec<HoleRow>> {
+        Ok(Vec::new())
+    }
 
     /// Where the TOC of `snapshot` lies, if this layer knows.
     fn source(&self, snapshot: SnapshotNumber) -> Result<Option<SourceRow>>;

@@ -193,6 +193,28 @@ pub fn holes(conn: &Connection, ino: Ino, from: u64, to: u64) -> Result<Vec<Hole
     )
 }
 
+/// The zeros on top of extents that cover any of the bytes `from..to`, by offset; whole rows.
+pub fn zeroes(conn: &Connection, ino: Ino, from: u64, to: u64) -> Result<Vec<HoleRow>> {
+    all(
+        conn,
+        "SELECT ino, byte_from, byte_to, xid FROM zero
+         WHERE ino = ?1 AND byte_from < ?3 AND byte_to > ?2 ORDER BY byte_from",
+        params![cast(ino.0), clamp(from), clamp(to)],
+        hole_from_row,
+    )
+}
+
+/// Whether any file has zeros on top of extents.
+pub(crate) fn has_zeroes(conn: &Connection) -> Result<bool> {
+    let found = first(
+        conn,
+        "SELECT EXISTS(SELECT 1 FROM zero)",
+        params![],
+        |row| column::<i64>(row, 0),
+    )?;
+    Ok(found == Some(1))
+}
+
 /// Where the TOC of `snapshot` lies.
 pub fn source(conn: &Connection, snapshot: SnapshotNumber) -> Result<Option<SourceRow>> {
     first(
@@ -296,6 +318,20 @@ pub fn put_hole(conn: &Connection, row: &HoleRow) -> Result<()> {
     put(
         conn,
         "INSERT OR REPLACE INTO hole VALUES (?1,?2,?3,?4)",
+        params![
+            cast(row.ino.0),
+            cast(row.from),
+            cast(row.to),
+            cast(row.xid.0)
+        ],
+    )
+}
+
+/// Write a range of zeros on top of extents; it must not overlap another one, nor a hole.
+pub fn put_zero(conn: &Connection, row: &HoleRow) -> Result<()> {
+    put(
+        conn,
+        "INSERT OR REPLACE INTO zero VALUES (?1,?2,?3,?4)",
         params![
             cast(row.ino.0),
             cast(row.from),
@@ -434,7 +470,8 @@ fn kind(row: &Row<'_>, index: usize) -> Result<FileKind> {
         .ok_or_else(|| Error::damage(format!("a row has the unknown file kind {code}")))
 }
 
-pub(crate) fn column<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T> {
+/// A column; [`ErrorKind::Damage`] when it is of another type than CBFS wrote.
+pub fn column<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T> {
     row.get(index)
         .map_err(|e| Error::damage("a column is of another type than CBFS wrote").because(e))
 }

@@ -12,7 +12,8 @@ pub const FORMAT: i64 = 1;
 pub const APPLICATION_ID: i64 = 0x4342_4653;
 
 /// The tables of every layer. Primary keys are ordered as the scans need them: a directory's
-/// entries lie together and in cookie order, a file's extents in block order.
+/// entries lie together and in cookie order, a file's extents in block order. `zero` has rows in merged
+/// layers only.
 pub const TABLES: &str = "
 CREATE TABLE inode(
   ino INTEGER PRIMARY KEY, xid INTEGER NOT NULL, kind INTEGER NOT NULL, mode INTEGER NOT NULL,
@@ -32,6 +33,9 @@ CREATE TABLE extent(
   section INTEGER NOT NULL, offset INTEGER NOT NULL, xid INTEGER NOT NULL,
   PRIMARY KEY(ino, blk)) WITHOUT ROWID;
 CREATE TABLE hole(
+  ino INTEGER NOT NULL, byte_from INTEGER NOT NULL, byte_to INTEGER NOT NULL,
+  xid INTEGER NOT NULL, PRIMARY KEY(ino, byte_from)) WITHOUT ROWID;
+CREATE TABLE zero(
   ino INTEGER NOT NULL, byte_from INTEGER NOT NULL, byte_to INTEGER NOT NULL,
   xid INTEGER NOT NULL, PRIMARY KEY(ino, byte_from)) WITHOUT ROWID;
 CREATE TABLE source(

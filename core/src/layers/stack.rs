@@ -4,6 +4,7 @@
 //! Names need no rule for removed directories: a directory is empty before it goes, so each of its
 //! entries has a tombstone of its own.
 
+use super::ranges::Ranges;
 use super::{DentryRow, ExtentRow, HoleRow, Layer, SourceRow, XattrRow};
 use crate::error::{Error, Result};
 use crate::ids::{Ino, SnapshotNumber};
@@ -192,6 +193,11 @@ impl Stack {
             if row.is_some_and(|row| row.gone) {
                 break;
             }
+            let (first_byte, last_byte) = self.bytes(first, last);
+            for zero in layer.zeroes(ino, first_byte, last_byte)? {
+                zeroes.insert(zero.from, zero.to);
+            }
+            wanted.remove_covered(&zeroes, self.block_size, first_byte, last_byte);
             for extent in layer.extents(ino, first, last)? {
                 for (a, b) in wanted.within(extent.blk, extent.blk.saturating_add(extent.n)) {
                     visit(Found {
@@ -202,21 +208,13 @@ impl Stack {
                     wanted.remove(a, b);
                 }
             }
-            let (first, last) = self.bytes(first, last);
-            for hole in layer.holes(ino, first, last)? {
+            for hole in layer.holes(ino, first_byte, last_byte)? {
                 zeroes.insert(hole.from, hole.to);
             }
             if let Some(row) = row {
                 zeroes.insert(row.min_size, u64::MAX);
             }
-            for (a, b) in zeroes.within(first, last) {
-                let end = if b == u64::MAX {
-                    u64::MAX
-                } else {
-                    b / self.block_size
-                };
-                wanted.remove(a.div_ceil(self.block_size), end);
-            }
+            wanted.remove_covered(&zeroes, self.block_size, first_byte, last_byte);
         }
         Ok(())
     }
@@ -401,6 +399,9 @@ impl Layer for Stack {
                 }
             };
             let (first_byte, last_byte) = self.bytes(first, last);
+            for zero in layer.zeroes(ino, first_byte, last_byte)? {
+                add(&wanted, zero);
+            }
             for hole in layer.holes(ino, first_byte, last_byte)? {
                 add(&wanted, hole);
             }
@@ -430,58 +431,6 @@ impl Layer for Stack {
             }
         }
         Ok(None)
-    }
-}
-
-/// A set of numbers as sorted ranges `from..to` that neither overlap nor touch.
-#[derive(Debug, Default)]
-struct Ranges(Vec<(u64, u64)>);
-
-impl Ranges {
-    fn insert(&mut self, from: u64, to: u64) {
-        if from >= to {
-            return;
-        }
-        let first = self.0.partition_point(|range| range.1 < from);
-        let last = self.0.partition_point(|range| range.0 <= to);
-        let joined = match self.0.get(first..last) {
-            Some([only]) => (from.min(only.0), to.max(only.1)),
-            Some([lowest, .., highest]) => (from.min(lowest.0), to.max(highest.1)),
-            _ => (from, to),
-        };
-        self.0.splice(first..last, [joined]);
-    }
-
-    fn remove(&mut self, from: u64, to: u64) {
-        if from >= to {
-            return;
-        }
-        let first = self.0.partition_point(|range| range.1 <= from);
-        let last = self.0.partition_point(|range| range.0 < to);
-        if first == last {
-            return;
-        }
-        let rests = [(self.0[first].0, from), (to, self.0[last - 1].1)];
-        self.0.splice(
-            first..last,
-            rests.into_iter().filter(|rest| rest.0 < rest.1),
-        );
-    }
-
-    /// The part of the set in `from..to`.
-    fn within(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let first = self.0.partition_point(|range| range.1 <= from);
-        self.0[first..]
-            .iter()
-            .take_while(|range| range.0 < to)
-            .map(|range| (range.0.max(from), range.1.min(to)))
-            .filter(|range| range.0 < range.1)
-            .collect()
-    }
-
-    /// The smallest range that holds all; `None` when empty.
-    fn hull(&self) -> Option<(u64, u64)> {
-        Some((self.0.first()?.0, self.0.last()?.1))
     }
 }
 

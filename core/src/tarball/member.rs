@@ -55,8 +55,9 @@ pub struct Member<'a> {
     pub ctime: Timestamp,
     /// The inode (`SCHILY.ino`).
     pub ino: Ino,
-    /// The inode's last operation (`CBFS.xid`).
-    pub xid: Xid,
+    /// The inode's last operation (`CBFS.xid`). `None` leaves out what only CBFS reads (`SCHILY.ino`
+    /// and `CBFS.…`), of which other programs warn.
+    pub xid: Option<Xid>,
     /// First block of the contents (`CBFS.blk`), where there can be contents.
     pub blk: Option<u64>,
     /// Extended attributes: name and value (`SCHILY.xattr.<name>`).
@@ -157,10 +158,12 @@ impl Member<'_> {
         record(&mut records, b"mtime", &decimal(self.mtime));
         record(&mut records, b"atime", &decimal(self.atime));
         record(&mut records, b"ctime", &decimal(self.ctime));
-        record(&mut records, b"SCHILY.ino", self.ino.to_string().as_bytes());
-        record(&mut records, b"CBFS.xid", self.xid.to_string().as_bytes());
-        if let Some(blk) = self.blk {
-            record(&mut records, b"CBFS.blk", blk.to_string().as_bytes());
+        if let Some(xid) = self.xid {
+            record(&mut records, b"SCHILY.ino", self.ino.to_string().as_bytes());
+            record(&mut records, b"CBFS.xid", xid.to_string().as_bytes());
+            if let Some(blk) = self.blk {
+                record(&mut records, b"CBFS.blk", blk.to_string().as_bytes());
+            }
         }
         if let MemberKind::Sparse(map) = self.kind {
             record(&mut records, b"GNU.sparse.major", b"1");

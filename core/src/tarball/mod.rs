@@ -8,13 +8,15 @@
 //! - [`Member`] encodes the headers of one member, exactly as given: no name is altered.
 //! - [`SparseMap`] is GNU's PAX 1.0 sparse map.
 //! - [`CompressionPool`] and [`SectionWriter`] write frames in order, compressed on threads.
-//! - [`FrameReader`] and [`MemberReader`] read it all back, for tests, `verify` and rebuilding.
+//! - [`FrameReader`], [`RawReader`] and [`MemberReader`] read it all back, for tests, `verify` and
+//!   rebuilding.
 //!
 //! A crash leaves a tarball file that is cut off anywhere; nothing refers to it, as references are
 //! made only after [`SealedTarball::sync`].
 
 mod member;
 mod pool;
+mod raw;
 mod read;
 mod sections;
 mod sparse;
@@ -23,6 +25,7 @@ mod tests;
 
 pub use member::{Member, MemberKind, encode_xattr_name, padding};
 pub use pool::{CompressionPool, DEFAULT_LEVEL};
+pub use raw::{FramePlace, RawReader};
 pub use read::{Frame, FrameReader, MemberReader, ReadMember};
 pub use sections::{SealedTarball, Section, SectionWriter};
 pub use sparse::SparseMap;

@@ -21,6 +21,8 @@ pub struct Frame {
     pub offset: u64,
     /// Its bytes in the file.
     pub length: u64,
+    /// BLAKE3 of its bytes in the file.
+    pub blake3: blake3::Hash,
     /// What it decompresses to.
     pub raw: Vec<u8>,
 }
@@ -38,6 +40,7 @@ impl<R: Read> FrameReader<R> {
             source: Some(Counting {
                 inner: BufReader::new(source),
                 taken: 0,
+                hasher: blake3::Hasher::new(),
             }),
         }
     }
@@ -67,12 +70,15 @@ impl<R: Read> FrameReader<R> {
             let text = format!("the tarball's frame at byte {offset} is larger than any section");
             return Err(Error::damage(text));
         }
-        let source = decoder.finish();
+        let mut source = decoder.finish();
         let length = source.taken - offset;
+        let blake3 = source.hasher.finalize();
+        source.hasher.reset();
         self.source = Some(source);
         Ok(Some(Frame {
             offset,
             length,
+            blake3,
             raw,
         }))
     }
@@ -86,27 +92,31 @@ impl<R: Read> Iterator for FrameReader<R> {
     }
 }
 
-/// Counts what is taken from a reader.
+/// Counts and hashes what is taken from a reader.
 struct Counting<R> {
     inner: R,
     taken: u64,
+    hasher: blake3::Hasher,
 }
 
-impl<R: BufRead> Read for Counting<R> {
+impl<R: Read> Read for Counting<BufReader<R>> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(out)?;
         self.taken += n as u64;
+        self.hasher.update(&out[..n]);
         Ok(n)
     }
 }
 
-impl<R: BufRead> BufRead for Counting<R> {
+impl<R: Read> BufRead for Counting<BufReader<R>> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.inner.fill_buf()
     }
 
     fn consume(&mut self, n: usize) {
         self.taken += n as u64;
+        let buffered = self.inner.buffer();
+        self.hasher.update(&buffered[..n.min(buffered.len())]);
         self.inner.consume(n);
     }
 }
@@ -224,6 +234,11 @@ impl<R: Read> MemberReader<R> {
             contents: 0,
             padding: 0,
         }
+    }
+
+    /// Where it reads from.
+    pub fn source(&self) -> &R {
+        &self.source
     }
 
     /// The next member; what is left of the current one's contents is skipped. `None` at the end.

@@ -37,6 +37,8 @@ pub struct SectionWriter<'p> {
     written: Vec<Section>,
     hasher: blake3::Hasher,
     stored: u64,
+    /// Raw bytes of the sections in flight.
+    in_flight: u64,
 }
 
 impl<'p> SectionWriter<'p> {
@@ -53,6 +55,7 @@ impl<'p> SectionWriter<'p> {
             written: Vec::new(),
             hasher: blake3::Hasher::new(),
             stored: 0,
+            in_flight: 0,
         })
     }
 
@@ -64,7 +67,9 @@ impl<'p> SectionWriter<'p> {
         while self.pending.len() >= self.pool.in_flight() {
             self.write_oldest()?;
         }
+        let length = raw.len() as u64;
         self.pending.push_back(self.pool.submit(raw)?);
+        self.in_flight += length;
         Ok(())
     }
 
@@ -73,9 +78,9 @@ impl<'p> SectionWriter<'p> {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Bytes of the file written so far (sections in flight not counted).
+    /// Bytes of the file written so far; sections in flight count with their raw bytes.
     pub fn stored(&self) -> u64 {
-        self.stored
+        self.stored + self.in_flight
     }
 
     /// The sections that were written since the last call, in order.
@@ -124,6 +129,7 @@ impl<'p> SectionWriter<'p> {
             blake3,
         });
         self.stored += length;
+        self.in_flight = self.in_flight.saturating_sub(raw_length);
         buffer.clear();
         if self.spare.len() < 2 {
             self.spare.push(buffer);

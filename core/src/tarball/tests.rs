@@ -24,7 +24,7 @@ fn member<'a>(path: &'a [u8], kind: MemberKind<'a>) -> Member<'a> {
         atime: TIME,
         ctime: TIME,
         ino: Ino(7),
-        xid: Xid(9),
+        xid: Some(Xid(9)),
         blk: Some(0),
         xattrs: &[],
     }

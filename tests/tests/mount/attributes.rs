@@ -7,7 +7,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -74,7 +74,7 @@ fn special_files_work() {
 }
 
 #[test]
-fn another_users_write_takes_the_suid_bit_away() {
+fn another_users_change_takes_the_suid_bit_away() {
     needs_fuse!();
     if !tools::is_root() {
         eprintln!("skipped: only root can become somebody else");
@@ -93,13 +93,25 @@ fn another_users_write_takes_the_suid_bit_away() {
             .write_all(b"x")
             .unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o6777);
-        let mut other = Command::new("sh");
-        other
-            .args(["-c", "printf y >> program"])
-            .current_dir(&m.mnt)
-            .uid(12_345)
-            .gid(12_345);
-        tools::run(&mut other);
+        for change in [
+            "printf y >> program",
+            "fallocate -l 200000 program",
+            "truncate -s 3 program",
+            ": > program",
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+            let mut other = Command::new("sh");
+            other
+                .args(["-c", change])
+                .current_dir(&m.mnt)
+                .uid(12_345)
+                .gid(12_345);
+            tools::run(&mut other);
+            let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+            assert_eq!(mode, 0o777, "{change}: {mode:o}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+        chown(&path, Some(1), Some(1)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
     }
     // And permissions hold for others.

@@ -1,5 +1,7 @@
-//! `cbfsctl fs …`: file systems, straight in the bucket. No daemon is needed or asked.
+//! `cbfsctl fs …`: file systems, straight in the bucket or in a state directory. No daemon is needed or
+//! asked.
 
+mod check;
 mod create;
 mod list;
 mod set;
@@ -9,13 +11,14 @@ use super::Context;
 use crate::output::Outcome;
 use clap::Subcommand;
 
-/// File systems in a bucket (no daemon needed).
+/// File systems in a bucket, and what a node holds of them (no daemon needed).
 #[derive(Debug, Subcommand)]
 pub(crate) enum FsCommand {
     Create(create::Args),
     List(list::Args),
     Show(show::Args),
     Set(set::Args),
+    Check(check::Args),
 }
 
 /// Run it.
@@ -25,5 +28,6 @@ pub(crate) fn run(command: FsCommand, context: &mut Context) -> Outcome {
         FsCommand::List(args) => list::run(&args, context),
         FsCommand::Show(args) => show::run(&args, context),
         FsCommand::Set(args) => set::run(&args, context),
+        FsCommand::Check(args) => check::run(&args, context),
     }
 }

@@ -3,6 +3,8 @@
 mod cancel;
 mod create;
 mod delete;
+mod diff;
+mod export;
 mod hold;
 mod list;
 mod marked;
@@ -11,6 +13,7 @@ mod release;
 mod request;
 mod retry;
 mod show;
+mod verify;
 mod watch;
 
 use super::Context;
@@ -23,6 +26,9 @@ pub(crate) enum SnapshotCommand {
     Create(create::Args),
     List(list::Args),
     Show(show::Args),
+    Diff(diff::Args),
+    Export(export::Args),
+    Verify(verify::Args),
     Watch(watch::Args),
     Cancel(cancel::Args),
     Retry(retry::Args),
@@ -37,6 +43,9 @@ pub(crate) fn run(command: SnapshotCommand, context: &mut Context) -> Outcome {
         SnapshotCommand::Create(args) => create::run(&args, context),
         SnapshotCommand::List(args) => list::run(&args, context),
         SnapshotCommand::Show(args) => show::run(&args, context),
+        SnapshotCommand::Diff(args) => diff::run(&args, context),
+        SnapshotCommand::Export(args) => export::run(&args, context),
+        SnapshotCommand::Verify(args) => verify::run(&args, context),
         SnapshotCommand::Watch(args) => watch::run(&args, context),
         SnapshotCommand::Cancel(args) => cancel::run(&args, context),
         SnapshotCommand::Retry(args) => retry::run(&args, context),

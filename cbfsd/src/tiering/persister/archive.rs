@@ -4,14 +4,12 @@
 use super::{Maker, remove};
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::format::{ObjectRef, keys};
-use cbfs_core::frames::HashingWriter;
+use cbfs_core::frames::compress_whole;
 use cbfs_core::ids::Ino;
 use cbfs_core::tarball::{
     CompressionPool, END_OF_ARCHIVE, Member, SealedTarball, Section, SectionWriter, padding,
 };
 use cbfs_core::toc::TocWriter;
-use std::fs::File;
-use std::io::{self, BufReader};
 use std::thread::{self, JoinHandle};
 
 /// Contents up to this share sections; larger ones have a section per block.
@@ -155,17 +153,7 @@ impl<'a> Archive<'a> {
             None
         } else {
             let path = self.maker.path(keys::TOC);
-            let failed = || format!("{} could not be written", path.display());
-            let source = File::open(&plain).context(failed)?;
-            let length = source.metadata().context(failed)?.len();
-            let target = HashingWriter::new(File::create_new(&path).context(failed)?);
-            let mut encoder = zstd::Encoder::new(target, self.maker.job.level).context(failed)?;
-            encoder.include_checksum(true).context(failed)?;
-            encoder.set_pledged_src_size(Some(length)).context(failed)?;
-            io::copy(&mut BufReader::with_capacity(1 << 20, source), &mut encoder)
-                .context(failed)?;
-            let (file, stored) = encoder.finish().context(failed)?.finish();
-            file.sync_all().context(failed)?;
+            let stored = compress_whole(&plain, &path, self.maker.job.level)?;
             let object = stored.at(self.maker.job.key(keys::TOC));
             self.maker.object_made(&object, &path)?;
             Some(object)

@@ -231,7 +231,7 @@ impl<'a> Contents<'a> {
         let stored = map.stored();
         let tarball = self.archive.begin_member(shared(stored))?;
         self.archive.headers(&member);
-        self.data(row, &blocks, &map, &mut source)?;
+        let xids = self.data(row, &blocks, &map, &mut source)?;
         self.archive.end_member(member.archived_size());
         for (from, to) in map.holes() {
             self.staging.hole(&HoleRow {
@@ -247,20 +247,19 @@ impl<'a> Contents<'a> {
         if shared(stored) == stored {
             self.bytes += stored; // else each block was counted when it went
         }
-        write_change(
-            members,
-            &Change::member(row.ino, path, tarball, MemberForm::File, None),
-        )
+        let change = Change::member(row.ino, path, tarball, MemberForm::File, None);
+        write_change(members, &change.with_xids(xids))
     }
 
-    /// Append the data of a whole file, and stage its extents.
+    /// Append the data of a whole file, and stage its extents. Answers their xids.
     fn data(
         &mut self,
         row: &InodeRow,
         blocks: &[(u64, Xid)],
         map: &SparseMap,
         source: &mut Source,
-    ) -> Result<()> {
+    ) -> Result<Vec<Xid>> {
+        let mut xids = Vec::new();
         let own_sections = shared(map.stored()) != map.stored();
         if own_sections {
             self.archive.cut()?; // the headers
@@ -288,6 +287,7 @@ impl<'a> Contents<'a> {
                 _ => {
                     let next = self.extent(row.ino, *blk, section, offset, *xid);
                     if let Some(complete) = run.replace(next) {
+                        xids.push(complete.xid);
                         self.staging.extent(&complete)?;
                     }
                 }
@@ -298,10 +298,11 @@ impl<'a> Contents<'a> {
                 self.tell();
             }
         }
-        match run {
-            Some(last) => self.staging.extent(&last),
-            None => Ok(()),
+        if let Some(last) = run {
+            xids.push(last.xid);
+            self.staging.extent(&last)?;
         }
+        Ok(xids)
     }
 
     /// The changed blocks of a file that is not stored whole.
@@ -343,7 +344,7 @@ impl<'a> Contents<'a> {
             self.bytes += size;
             let patch = Some((from, size));
             let change = Change::member(ino, path.as_bytes(), tarball, MemberForm::Patch, patch);
-            write_change(members, &change)?;
+            write_change(members, &change.with_xids(vec![xid]))?;
             self.tell();
         }
         for hole in normalise(holes, &taken) {
@@ -550,7 +551,7 @@ fn member<'m>(
         atime: row.atime,
         ctime: row.ctime,
         ino: row.ino,
-        xid: row.xid,
+        xid: Some(row.xid),
         blk,
         xattrs,
     }

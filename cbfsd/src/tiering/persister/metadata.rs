@@ -107,7 +107,7 @@ fn document<'m>(maker: &Maker<'_>, path: &'m str, size: u64) -> Member<'m> {
         atime: time,
         ctime: time,
         ino: Ino(0),
-        xid: maker.job.xid.to,
+        xid: Some(maker.job.xid.to),
         blk: None,
         xattrs: &[],
     }
@@ -136,7 +136,7 @@ fn attributes(maker: &Maker<'_>, frozen: &Frozen, ino: Ino, out: &mut Vec<u8>) -
         atime: row.atime,
         ctime: row.ctime,
         ino,
-        xid: row.xid,
+        xid: Some(row.xid),
         blk: None,
         xattrs: &xattrs,
     }

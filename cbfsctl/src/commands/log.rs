@@ -1,0 +1,415 @@
+//! `cbfsctl log`.
+
+use super::Context;
+use crate::bucket_option::BucketOption;
+use crate::client::DaemonClient;
+use crate::interrupt::Interrupt;
+use crate::log_text;
+use crate::output::{Outcome, Output, Stop};
+use crate::snapshot_in_bucket::Wanted;
+use cbfs_core::change_log::{PathTracker, Resolved, covering, parse_line, read_log};
+use cbfs_core::clock::{Clock, System};
+use cbfs_core::cloud_snapshot::{CloudSnapshot, Scratch};
+use cbfs_core::format::log::LogRecord;
+use cbfs_core::format::manifest::Manifest;
+use cbfs_core::handle::SnapshotSelector;
+use cbfs_core::ids::{SnapshotNumber, Xid};
+use cbfs_core::inode::Timestamp;
+use cbfs_core::layers::Layer;
+use cbfs_core::names::JsonPath;
+use cbfs_core::{Error, ErrorKind, Result, catalog};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks for a new snapshot, where no daemon tells.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Print the change log of a file system: every operation, when, and on which path.
+///
+/// Published logs come from the bucket; what is not published yet comes from this node's daemon,
+/// where it has the master. Paths are those at the moment of the operation; an inode whose name is
+/// not known is shown by its number. Times are those of the master's clock, in UTC. Attributes that
+/// changed along with something else, and access times, are only in --json.
+///
+/// BOUND is a transaction (281474976710660), a snapshot (@5, @monday, @latest: its cut), a time
+/// (2026-11-21, 2026-11-21T18:00:00Z) or a duration before now (90m, 36h, 7d). Both ends are included,
+/// but for --since @SNAP, which begins after its cut.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  cbfsctl log home --since @5 --until @9\n  \
+    cbfsctl log home --since 2h --path documents/report.odt\n  \
+    cbfsctl log home --follow\n  \
+    cbfsctl log home --since @latest --json | jq -r '.paths[].path'\n\n\
+    With --json each operation is a line: xid, time, events as in log.jsonl.zst (docs/format.md),\n\
+    snapshot (where published), and paths: for each event `path` or `path_hex`, and `to` of a rename.")]
+pub(crate) struct Args {
+    /// The file system: TAG, UUID prefix or full handle.
+    #[arg(value_name = "FS")]
+    fs: String,
+    /// Begin here.
+    #[arg(long, value_name = "BOUND")]
+    since: Option<String>,
+    /// End here.
+    #[arg(long, value_name = "BOUND", conflicts_with = "follow")]
+    until: Option<String>,
+    /// Only what concerns this path of the file system (relative to its root) or lies below it.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// Go on with what happens from now on, until Ctrl-C.
+    #[arg(long, short)]
+    follow: bool,
+    #[command(flatten)]
+    bucket: BucketOption,
+}
+
+/// Where to begin or end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Bound {
+    Xid(Xid),
+    Snapshot(SnapshotSelector),
+    Time(Timestamp),
+}
+
+/// What to print.
+#[derive(Debug, Clone)]
+struct Filter {
+    from: Xid,
+    to: Xid,
+    after: Timestamp,
+    before: Timestamp,
+    path: Option<Vec<u8>>,
+}
+
+/// Run it.
+pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
+    let wanted = Wanted::find(&args.fs, &args.bucket, context)?;
+    if args.fs.contains('@') {
+        let error = Error::new(
+            ErrorKind::Usage,
+            "a log is of a file system, not of a snapshot",
+        );
+        return Err(error.hint("write FS --since @SNAP").into());
+    }
+    let now = System.now();
+    let manifests = catalog::manifests(&*wanted.bucket, &wanted.fs)?;
+    let filter = filter(args, &wanted, &manifests, now)?;
+    let scratch = Arc::new(Scratch::new()?);
+    let interrupt = Interrupt::install("interrupted again: temporary files stay behind")?;
+    let client = context.client()?;
+    let latest = manifests.last().map_or(Xid(0), |m| m.xid.to);
+    let mut published = covering(manifests.clone(), filter.from, filter.to);
+    published.retain(|m| !ends_before(m, filter.after));
+    // Paths start from the snapshot before the first log that is read.
+    let base = match published.first() {
+        Some(first) => parent_of(first, &manifests),
+        None => manifests.last().cloned(),
+    };
+    let base = base.map(|manifest| {
+        let bucket = Arc::clone(&wanted.bucket);
+        CloudSnapshot::open(bucket, manifest, Arc::clone(&scratch))
+    });
+    let base = match base.transpose() {
+        Ok(base) => base,
+        Err(e) if e.kind() == ErrorKind::Damage => {
+            let text = format!("names from before are not known: {e}");
+            context.output.warning(text);
+            None
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let layer = base.as_ref().map(|base| base.stack() as &dyn Layer);
+    let mut printer = Printer {
+        tracker: PathTracker::new(layer),
+        filter,
+        output: &mut context.output,
+        interrupt: &interrupt,
+        next: Xid(0),
+        stop: None,
+    };
+    for manifest in published {
+        printer.published(&wanted, &manifest, &scratch)?;
+    }
+    printer.next = Xid(printer.next.0.max(latest.0 + 1));
+    if printer.filter.to < printer.next {
+        return Ok(());
+    }
+    tail(args, &wanted, &client, &scratch, &mut printer)
+}
+
+/// What is not published yet; with `--follow` for ever.
+fn tail(
+    args: &Args,
+    wanted: &Wanted,
+    client: &DaemonClient,
+    scratch: &Arc<Scratch>,
+    printer: &mut Printer<'_>,
+) -> Outcome {
+    loop {
+        let (fs, from) = (wanted.fs.to_string(), printer.next);
+        let mut gap = None;
+        let answer = client.change_log(&fs, from, args.follow, &mut |line| {
+            let record = match line {
+                Some(line) => parse_line(line)?,
+                None => return Ok(printer.interrupt.check().is_ok()),
+            };
+            // Published and trimmed meanwhile: the bucket has what lies between.
+            if record.xid > printer.next {
+                gap = Some(record.xid);
+                return Ok(false);
+            }
+            printer.record(record, None)
+        });
+        if let Some(stop) = printer.stop.take() {
+            return Err(stop);
+        }
+        printer.interrupt.check()?;
+        match answer {
+            Ok(()) if gap.is_none() && !args.follow => return Ok(()),
+            Ok(()) => {}
+            // No daemon, or no master here: the bucket is all there is.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::DaemonUnreachable | ErrorKind::NotFound | ErrorKind::Credentials
+                ) =>
+            {
+                if e.kind() == ErrorKind::Credentials {
+                    let text = "only what is published is shown";
+                    printer.output.warning(format_args!("{text}: {e}"));
+                }
+                if !args.follow {
+                    return Ok(());
+                }
+                printer.interrupt.pause(LOOK_AGAIN)?;
+            }
+            Err(e) => return Err(e.into()),
+        }
+        let before = printer.next;
+        let manifests = catalog::manifests(&*wanted.bucket, &wanted.fs)?;
+        for manifest in covering(manifests, printer.next, printer.filter.to) {
+            printer.published(wanted, &manifest, scratch)?;
+        }
+        if let Some(xid) = gap.filter(|_| printer.next == before) {
+            // No log has what lies between: a new epoch, or the first.
+            printer.next = xid;
+        }
+    }
+}
+
+struct Printer<'a> {
+    tracker: PathTracker<'a>,
+    filter: Filter,
+    output: &'a mut Output,
+    interrupt: &'a Interrupt,
+    /// The first transaction that was not seen yet.
+    next: Xid,
+    stop: Option<Stop>,
+}
+
+/// A record as a JSON line.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<SnapshotNumber>,
+    #[serde(flatten)]
+    record: &'a LogRecord,
+    paths: Vec<ShownPaths>,
+}
+
+#[derive(Serialize)]
+struct ShownPaths {
+    #[serde(flatten)]
+    path: Option<JsonPath>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<JsonPath>,
+}
+
+impl Printer<'_> {
+    fn published(&mut self, wanted: &Wanted, manifest: &Manifest, scratch: &Scratch) -> Outcome {
+        let number = Some(manifest.number);
+        let read = read_log(&*wanted.bucket, manifest, scratch, |record| {
+            match self.record(record, number)? {
+                true => Ok(()),
+                false => Err(Error::failed("stopped")),
+            }
+        });
+        if let Some(stop) = self.stop.take() {
+            return Err(stop);
+        }
+        read?;
+        self.next = Xid(self.next.0.max(manifest.xid.to.0 + 1));
+        Ok(())
+    }
+
+    /// The next record; whether to go on (else `stop` says why).
+    fn record(&mut self, record: LogRecord, snapshot: Option<SnapshotNumber>) -> Result<bool> {
+        if record.xid < self.next {
+            return Ok(true); // seen already
+        }
+        self.next = record.xid.next();
+        let resolved = self.tracker.follow(record)?;
+        let printed = self.interrupt.check().and_then(|()| {
+            if self.is_wanted(&resolved) {
+                self.print(&resolved, snapshot)
+            } else {
+                Ok(())
+            }
+        });
+        match printed {
+            Ok(()) => Ok(true),
+            Err(stop) => {
+                self.stop = Some(stop);
+                Ok(false)
+            }
+        }
+    }
+
+    fn is_wanted(&self, resolved: &Resolved) -> bool {
+        let (record, filter) = (&resolved.record, &self.filter);
+        let time = Timestamp::parse_rfc3339(&record.time).unwrap_or_default();
+        let in_range = record.xid >= filter.from
+            && record.xid <= filter.to
+            && time >= filter.after
+            && time <= filter.before;
+        let concerns = |path: &Vec<u8>| resolved.paths.iter().any(|p| p.concern(path));
+        in_range && !record.events.is_empty() && filter.path.as_ref().is_none_or(concerns)
+    }
+
+    fn print(&mut self, resolved: &Resolved, snapshot: Option<SnapshotNumber>) -> Outcome {
+        if self.output.is_json() {
+            let json = |path: &Option<Vec<u8>>| path.as_deref().map(JsonPath::new);
+            let paths = resolved.paths.iter().map(|p| ShownPaths {
+                path: json(&p.path),
+                to: json(&p.to),
+            });
+            return self.output.json_line(&Shown {
+                snapshot,
+                record: &resolved.record,
+                paths: paths.collect(),
+            });
+        }
+        for line in log_text::lines(resolved, self.filter.path.as_deref()) {
+            self.output.line(line)?;
+        }
+        Ok(())
+    }
+}
+
+fn filter(args: &Args, wanted: &Wanted, manifests: &[Manifest], now: Timestamp) -> Result<Filter> {
+    let mut filter = Filter {
+        from: Xid(0),
+        to: Xid(i64::MAX.unsigned_abs()),
+        after: Timestamp(i64::MIN),
+        before: Timestamp(i64::MAX),
+        path: args.path.as_ref().map(|path| {
+            let path = path.trim_matches('/');
+            path.strip_prefix("./").unwrap_or(path).as_bytes().to_vec()
+        }),
+    };
+    let cut_of = |selector: &SnapshotSelector| -> Result<Xid> {
+        let known = manifests.iter().find(|m| match selector {
+            SnapshotSelector::Number(number) => m.number == *number,
+            SnapshotSelector::Name(name) => m.name.as_ref() == Some(name),
+            SnapshotSelector::Latest => false,
+        });
+        match known {
+            Some(manifest) => Ok(manifest.xid.to),
+            None => {
+                let found = catalog::find_snapshot(&*wanted.bucket, &wanted.fs, selector);
+                found.map(|manifest| manifest.xid.to)
+            }
+        }
+    };
+    match args
+        .since
+        .as_deref()
+        .map(|text| parse_bound(text, now))
+        .transpose()?
+    {
+        None => {}
+        Some(Bound::Xid(xid)) => filter.from = xid,
+        Some(Bound::Snapshot(selector)) => filter.from = cut_of(&selector)?.next(),
+        Some(Bound::Time(time)) => filter.after = time,
+    }
+    match args
+        .until
+        .as_deref()
+        .map(|text| parse_bound(text, now))
+        .transpose()?
+    {
+        None => {}
+        Some(Bound::Xid(xid)) => filter.to = xid,
+        Some(Bound::Snapshot(selector)) => filter.to = cut_of(&selector)?,
+        Some(Bound::Time(time)) => filter.before = time,
+    }
+    Ok(filter)
+}
+
+fn parse_bound(text: &str, now: Timestamp) -> Result<Bound> {
+    if let Some(snapshot) = text.strip_prefix('@') {
+        return Ok(Bound::Snapshot(snapshot.parse()?));
+    }
+    if let Ok(xid) = text.parse::<u64>() {
+        return Ok(Bound::Xid(Xid(xid)));
+    }
+    let seconds = |unit: char| match unit {
+        's' => Some(1i64),
+        'm' => Some(60),
+        'h' => Some(3600),
+        'd' => Some(86_400),
+        _ => None,
+    };
+    let ago = text.chars().last().and_then(seconds).and_then(|unit| {
+        let count: u32 = text[..text.len() - 1].parse().ok()?;
+        let nanos = i64::from(count)
+            .checked_mul(unit)?
+            .checked_mul(1_000_000_000)?;
+        Some(Timestamp(now.0.saturating_sub(nanos)))
+    });
+    let time = ago
+        .or_else(|| Timestamp::parse_rfc3339(text))
+        .or_else(|| Timestamp::parse_rfc3339(&format!("{}Z", text.replacen(' ', "T", 1))))
+        .or_else(|| Timestamp::parse_rfc3339(&format!("{text}T00:00:00Z")));
+    time.map(Bound::Time).ok_or_else(|| {
+        let text = format!("{text:?} is no transaction, snapshot, time or duration");
+        Error::new(ErrorKind::Usage, text)
+            .hint("write 281474976710660, @5, @NAME, 2026-11-21, 2026-11-21T18:00:00Z or 36h")
+    })
+}
+
+/// Whether all of a snapshot is from before a time. Its manifest is made after its cut.
+fn ends_before(manifest: &Manifest, time: Timestamp) -> bool {
+    Timestamp::parse_rfc3339(&manifest.created_at).is_some_and(|created| created < time)
+}
+
+fn parent_of(manifest: &Manifest, all: &[Manifest]) -> Option<Manifest> {
+    let parent = manifest.parent?;
+    all.iter().find(|m| m.id() == parent).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_transactions_snapshots_times_and_durations() {
+        let now = Timestamp::parse_rfc3339("2026-11-21T12:00:00Z").unwrap();
+        let time = |text: &str| Bound::Time(Timestamp::parse_rfc3339(text).unwrap());
+        for (text, wanted) in [
+            ("281474976710660", Bound::Xid(Xid(281_474_976_710_660))),
+            ("@5", Bound::Snapshot("5".parse().unwrap())),
+            ("@latest", Bound::Snapshot(SnapshotSelector::Latest)),
+            ("36h", time("2026-11-20T00:00:00Z")),
+            ("90m", time("2026-11-21T10:30:00Z")),
+            ("2026-11-20", time("2026-11-20T00:00:00Z")),
+            ("2026-11-20 10:11:12", time("2026-11-20T10:11:12Z")),
+            ("2026-11-20T10:11:12+02:00", time("2026-11-20T08:11:12Z")),
+        ] {
+            assert_eq!(parse_bound(text, now).unwrap(), wanted, "{text}");
+        }
+        for text in ["", "yesterday", "-3h", "5x", "\u{fc}"] {
+            let error = parse_bound(text, now).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
+        }
+    }
+}

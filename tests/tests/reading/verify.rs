@@ -1,0 +1,220 @@
+use super::super::{Outsider, key_of, manifest, manifest_path, object};
+use cbfs_tests::contents::noise;
+use cbfs_tests::{Master, needs_fuse, tree};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Two snapshots: `old-large` and `old-small` in the first; the second has a patch, a new file,
+/// a rename and a change of mode.
+fn two_snapshots() -> Master {
+    let m = Master::with_directory_bucket();
+    fs::write(m.dir("dir").join("first"), "first").unwrap();
+    fs::write(m.at("dir/old-large"), noise(1, 2 << 20)).unwrap();
+    fs::write(m.at("dir/old-small"), "small").unwrap();
+    fs::write(m.at("dir/mode"), "mode").unwrap();
+    m.snapshot();
+    let large = File::options().write(true).open(m.at("dir/old-large"));
+    large.unwrap().write_all_at(b"patch", 1 << 20).unwrap();
+    fs::write(m.at("new"), noise(2, 400_000)).unwrap();
+    fs::set_permissions(m.at("dir/mode"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(m.snapshot(), 2);
+    m
+}
+
+/// Change an object for the time of a closure.
+fn with_damage<T>(path: &Path, damage: impl FnOnce(&mut Vec<u8>), check: impl FnOnce() -> T) -> T {
+    let good = fs::read(path).unwrap();
+    let mut bad = good.clone();
+    damage(&mut bad);
+    let replace = |bytes: &[u8]| {
+        fs::remove_file(path).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    replace(&bad);
+    let answer = check();
+    replace(&good);
+    answer
+}
+
+fn flip(at: usize) -> impl FnOnce(&mut Vec<u8>) {
+    move |bytes| {
+        let at = at.min(bytes.len() - 1);
+        bytes[at] ^= 0x10;
+    }
+}
+
+fn files(finding: &Value) -> Vec<&str> {
+    let files = finding["files"].as_array().unwrap();
+    files.iter().map(|f| f["path"].as_str().unwrap()).collect()
+}
+
+/// The one finding of `snapshot verify ARGS`, which must be about the object `key`.
+fn only_finding(m: &Master, args: &[&str], key: &str) -> Value {
+    let args: Vec<&str> = ["snapshot", "verify"].iter().chain(args).copied().collect();
+    let (report, code) = Outsider::of(m).json(&args);
+    assert_eq!(code, Some(14), "{report:#}");
+    assert_eq!(report["whole"], false);
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "{report:#}");
+    let object = findings[0]["object"].as_str().unwrap();
+    assert_eq!(object, format!("{}/{key}", m.fs), "{report:#}");
+    findings[0].clone()
+}
+
+fn data_tarball(m: &Master, number: u64) -> String {
+    let meta = key_of(m, number, "meta_tarball");
+    meta.replace("0000.tar.zst", "0001.tar.zst")
+}
+
+#[test]
+fn a_whole_snapshot_verifies_without_a_daemon() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    tree::build(&m.dir("tree"));
+    m.snapshot();
+    tree::change(&m.at("tree"));
+    m.snapshot();
+    m.snapshot(); // nothing changed: a manifest alone
+    let outsider = Outsider::of(&m);
+    for snapshot in ["home@1", "home@2", "home@latest"] {
+        for depth in [&[][..], &["--deep"]] {
+            let args = [&["snapshot", "verify", snapshot], depth].concat();
+            let (report, code) = outsider.json(&args);
+            assert_eq!(code, Some(0), "{report:#}");
+            assert_eq!(report["findings"], Value::Array(Vec::new()));
+            assert_eq!(report["sections"].as_u64().unwrap() > 0, depth.len() == 1);
+            assert!(report["extents"].as_u64().unwrap() > 10, "{report}");
+        }
+    }
+    let text = outsider.ctl(&["snapshot", "verify", "home"]).ok();
+    assert!(text.contains("snapshot 3 is whole"), "{text}");
+}
+
+#[test]
+fn a_flipped_byte_in_any_object_is_found_and_named_with_the_files_it_holds() {
+    needs_fuse!();
+    let m = two_snapshots();
+    let layer = |number: u64| {
+        let layer = &manifest(&m, number)["layers"][0]["key"];
+        layer.as_str().unwrap().to_owned()
+    };
+    let changed = ["", "dir/mode", "dir/old-large", "new"];
+    let first = [
+        "dir",
+        "dir/first",
+        "dir/mode",
+        "dir/old-large",
+        "dir/old-small",
+    ];
+    let cases: [(String, Vec<&str>); 8] = [
+        (key_of(&m, 2, "toc"), vec!["dir/old-large", "new"]),
+        (key_of(&m, 1, "toc"), first[1..].to_vec()),
+        (layer(2), changed.to_vec()),
+        (layer(1), [&[""], &first[..]].concat()),
+        (key_of(&m, 2, "meta_tarball"), changed.to_vec()),
+        (key_of(&m, 2, "log"), vec![]),
+        (key_of(&m, 2, "status"), vec![]),
+        ("m/0000000002-e1.json".to_owned(), vec![]),
+    ];
+    for (key, holds) in &cases {
+        let path = object(&m, key);
+        let size = fs::read(&path).unwrap().len();
+        for at in [0, size / 2, size - 1] {
+            let finding = with_damage(&path, flip(at), || only_finding(&m, &["home@2"], key));
+            assert_eq!(files(&finding), *holds, "byte {at}: {finding:#}");
+            assert!(!finding["holds"].as_str().unwrap().is_empty());
+        }
+    }
+    // Contents are read with --deep only.
+    for (number, at, holds) in [
+        (1, 100, "dir/first"),
+        (1, 600_000, "dir/old-large"),
+        (2, 100_000, "new"),
+        (2, 900_000, "dir/old-large"),
+    ] {
+        let key = data_tarball(&m, number);
+        let path = object(&m, &key);
+        with_damage(&path, flip(at), || {
+            let (report, code) = Outsider::of(&m).json(&["snapshot", "verify", "home@2"]);
+            assert_eq!(code, Some(0), "{report:#}");
+            let finding = only_finding(&m, &["home@2", "--deep"], &key);
+            assert_eq!(files(&finding), [holds], "{number}: {finding:#}");
+            assert_eq!(finding["problem"], "contents");
+        });
+    }
+    // All is as before.
+    let (report, code) = Outsider::of(&m).json(&["snapshot", "verify", "home@2", "--deep"]);
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
+#[test]
+fn an_object_cut_short_or_missing_is_found_without_reading_contents() {
+    needs_fuse!();
+    let m = two_snapshots();
+    let keys: Vec<String> = ["toc", "meta_tarball", "log", "status"]
+        .iter()
+        .map(|what| key_of(&m, 2, what))
+        .chain([data_tarball(&m, 1), data_tarball(&m, 2)])
+        .collect();
+    for key in &keys {
+        let path = object(&m, key);
+        let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
+        let finding = with_damage(&path, cut, || only_finding(&m, &["home@2"], key));
+        assert_eq!(finding["problem"], "length");
+        let aside = path.with_extension("aside");
+        fs::rename(&path, &aside).unwrap();
+        let finding = only_finding(&m, &["home@2"], key);
+        assert_eq!(finding["problem"], "missing");
+        if key.ends_with("0001.tar.zst") {
+            assert!(files(&finding).contains(&"dir/old-large"), "{finding:#}");
+        }
+        fs::rename(&aside, &path).unwrap();
+    }
+    // What lies before the cut is not lost.
+    let path = object(&m, &data_tarball(&m, 1));
+    let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 2000);
+    let key = data_tarball(&m, 1);
+    let finding = with_damage(&path, cut, || only_finding(&m, &["home@1"], &key));
+    assert!(!files(&finding).contains(&"dir/first"), "{finding:#}");
+
+    // A manifest that a later snapshot builds on is known to be missing; one that never was is not.
+    let path: PathBuf = manifest_path(&m, 1);
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    let finding = only_finding(&m, &["home@1"], "m/0000000001-e1.json");
+    assert_eq!(finding["problem"], "missing");
+    fs::rename(&aside, &path).unwrap();
+    let ran = Outsider::of(&m).ctl(&["snapshot", "verify", "home@7"]);
+    assert_eq!(ran.code, Some(10), "{ran:?}");
+}
+
+#[test]
+fn verify_of_a_bucket_that_is_gone_is_no_damage() {
+    needs_fuse!();
+    let m = two_snapshots();
+    let dir = m.bucket.dir();
+    let aside = dir.with_extension("aside");
+    fs::rename(dir, &aside).unwrap();
+    let ran = Outsider::of(&m).ctl(&["snapshot", "verify", "home@2"]);
+    fs::rename(&aside, dir).unwrap();
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+}
+
+#[test]
+fn the_text_names_object_and_files_and_the_error_says_what_to_do() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    let odd = "odd \"name\"\nof a file";
+    fs::write(m.at(odd), noise(1, 300_000)).unwrap();
+    m.snapshot();
+    let key = data_tarball(&m, 1);
+    fs::remove_file(object(&m, &key)).unwrap();
+    let ran = Outsider::of(&m).ctl(&["snapshot", "verify", "home@1"]);
+    assert_eq!(ran.code, Some(14), "{ran:?}");
+    assert!(ran.stdout.contains(&key), "{ran:?}");
+    let quoted = "\"/odd \\\"name\\\"\\nof a file\"";
+    assert!(ran.stdout.contains(quoted), "{ran:?}");
+    assert!(ran.stderr.contains("hint:"), "{ran:?}");
+}
