@@ -1,8 +1,8 @@
 //! The daemon's API as blocking calls with types. The routes stand in [`cbfs_core::api`].
 
 use cbfs_core::api::{
-    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, SnapshotInfo, SnapshotRequest,
-    UmountRequest,
+    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ScheduleInfo, SnapshotInfo,
+    SnapshotRequest, UmountRequest,
 };
 use cbfs_core::error::Context;
 use cbfs_core::ids::{SnapshotNumber, Xid};
@@ -96,6 +96,12 @@ impl DaemonClient {
     /// `POST /v1/snapshots/{fs}/{number}/retry`. `fs` is a full handle.
     pub(crate) fn retry_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
         let path = format!("/v1/snapshots/{}/{number}/retry", segment(fs));
+        self.post(&path, &serde_json::json!({}))
+    }
+
+    /// `POST /v1/snapshots/{fs}/schedule`: settings from the bucket anew. `fs` is a full handle.
+    pub(crate) fn refresh_settings(&self, fs: &str) -> Result<ScheduleInfo> {
+        let path = format!("/v1/snapshots/{}/schedule", segment(fs));
         self.post(&path, &serde_json::json!({}))
     }
 

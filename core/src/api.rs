@@ -14,6 +14,7 @@
 //! | `GET /v1/snapshots/{fs}/{number}/log` | | the status log so far, JSON lines |
 //! | `POST /v1/snapshots/{fs}/{number}/cancel` | | [`SnapshotInfo`]; one that is carried out is `cancelling` at first |
 //! | `POST /v1/snapshots/{fs}/{number}/retry` | | [`SnapshotInfo`] |
+//! | `POST /v1/snapshots/{fs}/schedule` | | [`ScheduleInfo`]; the settings are read from the bucket anew |
 //! | `GET /v1/log/{fs}?from=XID` | | the master's change log from there on, as far as it is still local: JSON lines as in `log.jsonl.zst`; with `&follow=true` it goes on |
 //! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`] |
 //! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
@@ -83,6 +84,9 @@ pub struct InstanceInfo {
     /// The last complete snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_snapshot: Option<SnapshotNumber>,
+    /// When the next periodic snapshot is due, RFC 3339; `None` without a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_periodic: Option<String>,
     /// Transactions since the cut of the last complete snapshot.
     pub unpublished: u64,
     /// Inodes, as statfs tells them.
@@ -232,6 +236,20 @@ pub struct SnapshotInfo {
     /// Type of the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureType>,
+}
+
+/// What a master does by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleInfo {
+    /// The file system.
+    pub fs: Handle,
+    /// Version of its settings; 0: none were set.
+    pub version: u32,
+    /// When snapshots are made, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// What is kept, in words.
+    pub retention: String,
 }
 
 /// One event of `/v1/events`.

@@ -22,6 +22,8 @@ pub mod inode;
 pub mod layers;
 pub mod names;
 pub mod rebuild;
+pub mod retention;
+pub mod schedule;
 pub mod snapshot;
 pub mod tarball;
 pub mod toc;

@@ -9,6 +9,9 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// How long something may take on a busy machine.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// The exit code of conflicts.
 const CONFLICT: i32 = 11;
 
@@ -313,4 +316,227 @@ fn the_latest_and_held_snapshots_are_not_deleted() {
     delete(first).fails(10, &["deleted"]);
     act(&m, "hold", first).fails(10, &["deleted"]);
     assert_eq!(numbers(&m, &[]), [second]);
+}
+
+// ---------------------------------------------------------------- failures
+
+/// Take one HTTP request and answer 200; its body.
+fn one_post(listener: &std::net::TcpListener) -> String {
+    use std::io::{Read, Write};
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let n = stream.read(&mut buffer).unwrap();
+        request.extend_from_slice(&buffer[..n]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|l| {
+                l.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")?
+                    .parse()
+                    .ok()
+            });
+            if body.len() >= length.unwrap_or(0) {
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    .unwrap();
+                return body.to_owned();
+            }
+        }
+        assert_ne!(n, 0, "{text}");
+    }
+}
+
+#[test]
+fn a_request_that_fails_too_long_is_given_up_and_people_are_told() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    let told = m.stage.path("told");
+    let script = m.stage.path("tell");
+    let text = format!(
+        "#!/bin/sh\nenv | grep ^CBFS_ > {0}.part; mv {0}.part {0}\n",
+        told.display()
+    );
+    fs::write(&script, text).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&script, mode).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let policy = format!(
+        "on_failure = [{:?}]\nwebhook = \"http://{}/hook\"\n[retry_for]\nuser = \"1s\"\n",
+        script.to_str().unwrap(),
+        listener.local_addr().unwrap()
+    );
+    fs::write(m.instance_dir().join("policy.toml"), policy).unwrap();
+    let (posted, hook) = std::sync::mpsc::channel();
+    std::thread::spawn(move || posted.send(one_post(&listener)));
+
+    fs::write(m.at("file"), "contents").unwrap();
+    let away = Away::hide(&m);
+    let number = create(&m);
+    let failed = until(&m, number, |r| r["state"] == "failed");
+    assert_eq!(failed["failure"], "transient");
+    assert_nothing_is_left(&m);
+    let body: Value = serde_json::from_str(&hook.recv_timeout(PATIENCE).unwrap()).unwrap();
+    assert_eq!(body["event"], "snapshot_failed");
+    assert_eq!(body["snapshot"]["number"], number);
+    let started = std::time::Instant::now();
+    while !told.exists() {
+        assert!(started.elapsed().as_secs() < 30, "{}", m.node.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let told = fs::read_to_string(&told).unwrap();
+    for line in [
+        format!("CBFS_FS={}", m.fs),
+        format!("CBFS_SNAPSHOT={number}"),
+    ] {
+        assert!(told.lines().any(|l| l == line), "{told}");
+    }
+    assert!(told.contains("CBFS_REASON="), "{told}");
+
+    // Also after a restart the instance says what is wrong and what to do.
+    m.node.kill9();
+    m.node.start();
+    let status = m.node.ctl(["status"]).ok();
+    assert!(
+        status.contains("degraded") && status.contains("snapshot retry"),
+        "{status}"
+    );
+    away.bring_back();
+    act(&m, "retry", number).ok();
+    m.wait_for(number);
+    let health = m.node.json(["instance", "show", &m.fs])["health"].clone();
+    assert_eq!(health, "ok");
+    m.assert_snapshot_is(number, &m.fingerprint());
+}
+
+#[test]
+fn a_policy_that_cannot_be_understood_is_told_and_stops_nothing() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.instance_dir().join("policy.toml"), "on_failuer = []").unwrap();
+    m.node.kill9();
+    m.node.start();
+    let status = m.node.ctl(["status"]).ok();
+    assert!(status.contains("policy.toml"), "{status}");
+    fs::write(m.at("file"), "contents").unwrap();
+    m.snapshot();
+}
+
+// ---------------------------------------------------------------- schedules, retention
+
+/// Wait until the list of snapshots is as wanted.
+fn until_listed(m: &Master, args: &[&str], wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let started = std::time::Instant::now();
+    loop {
+        let mut words = vec!["snapshot", "list", &m.fs, "--json"];
+        words.extend(args);
+        let listed = m.node.ctl(words).stdout;
+        let all: Vec<Value> = serde_json::from_str(&listed).unwrap();
+        if wanted(&all) {
+            return all;
+        }
+        assert!(started.elapsed() < PATIENCE, "{all:#?}\n{}", m.node.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn periodic<'a>(all: &'a [Value], state: &str) -> Vec<&'a Value> {
+    let of_kind = all.iter().filter(|r| r["request"]["kind"] == "periodic");
+    of_kind.filter(|r| r["state"] == state).collect()
+}
+
+fn set(m: &Master, args: &[&str]) -> String {
+    let mut words = vec!["fs", "set", &m.fs];
+    words.extend(args);
+    m.node.ctl(words).ok()
+}
+
+#[test]
+fn periodic_snapshots_come_by_themselves_and_retention_keeps_what_was_asked() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "contents").unwrap();
+    create_named(&m, "mine").ok();
+    let shown = set(&m, &["--every", "1s", "--keep-last", "2"]);
+    assert!(
+        shown.contains("every 1s") && shown.contains("2 last"),
+        "{shown}"
+    );
+    let show = ["fs", "show", &m.fs, "--bucket", m.bucket.url()];
+    let shown = m.node.ctl(show).ok();
+    assert!(
+        shown.contains("every 1s") && shown.contains("2 last"),
+        "{shown}"
+    );
+    until_listed(&m, &["--all"], |all| {
+        all.iter().filter(|r| r["deleted"] == true).count() >= 2
+    });
+    set(&m, &["--no-schedule"]);
+    let mut open = until_listed(&m, &[], |all| all.iter().all(|r| r["state"] == "complete"));
+    assert_eq!(open.remove(0)["name"], "mine", "named ones stay");
+    let last = open.last().unwrap()["number"].as_u64().unwrap();
+    m.assert_snapshot_is(last, &m.fingerprint());
+    let next = m.node.json(["instance", "show", &m.fs])["next_periodic"].clone();
+    assert!(next.is_null(), "{next}");
+    // Retention of the last one may still be under way: the next one settles it.
+    let number = m.snapshot();
+    let left = until_listed(&m, &[], |all| all.len() <= 3);
+    let left: Vec<u64> = left.iter().map(|r| r["number"].as_u64().unwrap()).collect();
+    assert_eq!(left.first(), Some(&1));
+    assert_eq!(left.last(), Some(&number));
+}
+
+#[test]
+fn periodic_requests_coalesce_while_the_bucket_is_away_and_missed_ones_come_once() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "contents").unwrap();
+    set(&m, &["--every", "1s"]);
+    until_listed(&m, &[], |all| !periodic(all, "complete").is_empty());
+    let away = Away::hide(&m);
+    until_listed(&m, &[], |all| {
+        let open = all.iter().filter(|r| {
+            let state = r["state"].as_str().unwrap();
+            !["complete", "failed"].contains(&state)
+        });
+        assert!(open.count() <= 1, "{all:#?}");
+        periodic(all, "failed").len() >= 2
+    });
+    away.bring_back();
+    // The schedule is known without the bucket, also after a restart; from now on it is rare.
+    set(&m, &["--every", "52w"]);
+    until_listed(&m, &[], |all| {
+        all.iter()
+            .all(|r| ["complete", "failed"].contains(&r["state"].as_str().unwrap()))
+    });
+    m.node.kill9();
+    // The last request was made two years ago, says the log: a slot was missed, or two.
+    for entry in fs::read_dir(m.instance_dir().join("status")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let year = &text[7..11];
+        let then = (year.parse::<u32>().unwrap() - 2).to_string();
+        fs::write(
+            &path,
+            text.replace(&format!("{{\"at\":\"{year}"), &format!("{{\"at\":\"{then}")),
+        )
+        .unwrap();
+    }
+    let settings = m.instance_dir().join("settings.json");
+    let text = fs::read_to_string(&settings).unwrap();
+    let at = text.find("\"created_at\": \"").unwrap() + 15;
+    let text = format!("{}2020{}", &text[..at], &text[at + 4..]);
+    fs::write(&settings, text).unwrap();
+    let made = fs::read_dir(m.instance_dir().join("status"))
+        .unwrap()
+        .count() as u64;
+    m.node.start();
+    let all = until_listed(&m, &[], |all| {
+        all.last().unwrap()["number"].as_u64() > Some(made)
+            && all.last().unwrap()["state"] == "complete"
+    });
+    assert_eq!(all.last().unwrap()["number"], made + 1, "{all:#?}");
+    let next = m.node.json(["instance", "show", &m.fs])["next_periodic"].clone();
+    assert!(next.is_string(), "{next}");
 }

@@ -373,6 +373,7 @@ impl Open {
             xid,
             durable_xid: self.instance.synced_xid(),
             last_snapshot: last.map(|m| m.number),
+            next_periodic: self.snapshots.as_ref().and_then(|s| s.next_periodic()),
             unpublished: xid.0.saturating_sub(published.0),
             inodes: counters.inodes,
             local_bytes: self.instance.local_bytes(),

@@ -149,6 +149,7 @@ pub async fn serve(
             post(snapshots::cancel),
         )
         .route("/v1/snapshots/{fs}/{number}/retry", post(snapshots::retry))
+        .route("/v1/snapshots/{fs}/schedule", post(snapshots::schedule))
         .route("/v1/events", get(events))
         .route("/v1/shutdown", post(stop))
         .route("/metrics", get(metrics::metrics))

@@ -3,7 +3,7 @@
 use super::{Answer, Peer, Shared, blocking};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
-use cbfs_core::api::SnapshotInfo;
+use cbfs_core::api::{ScheduleInfo, SnapshotInfo};
 use cbfs_core::ids::SnapshotNumber;
 
 pub(super) async fn cancel(
@@ -28,6 +28,18 @@ pub(super) async fn retry(
         peer.may_change()?;
         let service = shared.manager.snapshots_of(&fs)?;
         service.retry(SnapshotNumber(number))
+    };
+    Ok(Json(blocking(work).await?))
+}
+
+pub(super) async fn schedule(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(fs): Path<String>,
+) -> Answer<ScheduleInfo> {
+    let work = move || {
+        peer.may_change()?;
+        shared.manager.snapshots_of(&fs)?.refresh_settings()
     };
     Ok(Json(blocking(work).await?))
 }

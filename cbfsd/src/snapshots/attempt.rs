@@ -1,5 +1,6 @@
 //! Carrying out one request: from the cut to the manifest.
 
+use super::policy::Verdict;
 use super::publish::{Publication, SentinelObserver};
 use super::{LONGEST_PAUSE, RETRY_PAUSE, SnapshotService, write_last_complete};
 use crate::failpoints::{self, reach};
@@ -66,8 +67,6 @@ impl SnapshotService {
                 reason.push_str(&cause);
             }
             tracing::warn!(fs = %self.fs, snapshot = %number, "attempt failed: {reason}");
-            self.instance
-                .set_problem("snapshots", Some(format!("snapshot {number}: {reason}")));
             let failure = if transient {
                 FailureType::Transient
             } else {
@@ -80,11 +79,14 @@ impl SnapshotService {
                     reason: reason.clone(),
                 },
             )?;
-            if !transient {
-                self.let_go()?;
-                return self.enter(number, SnapshotState::Failed);
-            }
-            let wait_ms = pause.as_millis() as u64;
+            let longest = match self.judge(number, failure)? {
+                Verdict::GiveUp => return self.give_up(number),
+                Verdict::Retry(longest) => longest,
+            };
+            let text = format!("snapshot {number}: {reason}; it is tried again");
+            self.instance.set_problem("snapshots", Some(text));
+            let pause_now = pause.min(longest);
+            let wait_ms = pause_now.as_millis() as u64;
             let what = "the attempt".to_owned();
             self.record(
                 number,
@@ -95,15 +97,15 @@ impl SnapshotService {
                 },
             )?;
             if withdrawn {
-                self.rest(pause); // even its withdrawal has to wait for the bucket
+                self.rest(pause_now); // even its withdrawal has to wait for the bucket
             } else {
-                self.pause(pause);
+                self.pause(pause_now);
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    fn status(&self, number: SnapshotNumber) -> Result<SnapshotStatus> {
+    pub(super) fn status(&self, number: SnapshotNumber) -> Result<SnapshotStatus> {
         let status = self.state.lock().requests.status(number).cloned();
         status.ok_or_else(|| self.unknown(number))
     }

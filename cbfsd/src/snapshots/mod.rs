@@ -8,8 +8,12 @@
 //! next.
 
 mod attempt;
+mod failure;
+mod notifier;
+mod policy;
 mod publish;
 mod requests;
+mod scheduler;
 mod withdrawal;
 
 use crate::failpoints::{self, reach};
@@ -23,17 +27,21 @@ use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
+use cbfs_core::format::settings::FsSettings;
 use cbfs_core::handle::{Handle, validate_snapshot_name};
 use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
+use notifier::Notifier;
 use parking_lot::{Condvar, Mutex};
 use requests::Requests;
+use scheduler::Scheduler;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Pause before what failed for a passing reason is tried again; doubles up to [`LONGEST_PAUSE`].
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -75,6 +83,9 @@ pub struct SnapshotService {
     mount_point: Mutex<Option<PathBuf>>,
     state: Mutex<State>,
     wake: Condvar,
+    notifier: Notifier,
+    scheduler: Scheduler,
+    settings: Mutex<FsSettings>,
     thread: Mutex<Option<JoinHandle<()>>>,
     merger: Arc<LayerMerger>,
 }
@@ -84,6 +95,10 @@ struct State {
     last_complete: Option<Manifest>,
     /// The request that the thread carries out.
     current: Option<SnapshotNumber>,
+    /// When the next periodic request is due.
+    next_periodic: Option<Timestamp>,
+    /// Since when the request at hand fails, by the log and by a clock that nobody sets.
+    failing: Option<(SnapshotNumber, String, Instant)>,
     /// Snapshots known to be marked deleted: their names are free.
     deleted: BTreeSet<SnapshotNumber>,
     stop: bool,
@@ -110,6 +125,8 @@ impl SnapshotService {
             instance.set_problem("status-log", Some(problem));
         }
         let last_complete = read_last_complete(&last_complete_path(&instance))?;
+        let notifier = Notifier::new(&node);
+        let settings = scheduler::cached_settings(instance.dir(), FsSettings::unset(fs.clone()))?;
         let problems = Arc::clone(&instance);
         let merger = LayerMerger::open(MergerParams {
             instance_dir: instance.dir().to_owned(),
@@ -134,13 +151,20 @@ impl SnapshotService {
                 requests,
                 last_complete,
                 current: None,
+                next_periodic: None,
+                failing: None,
                 deleted: BTreeSet::new(),
                 stop: false,
             }),
             wake: Condvar::new(),
+            notifier,
+            scheduler: Scheduler::default(),
+            settings: Mutex::new(settings),
             thread: Mutex::default(),
         });
         service.resume_preserving()?;
+        service.tell_old_failure();
+        service.policy();
         Ok(service)
     }
 
@@ -159,6 +183,7 @@ impl SnapshotService {
             .spawn(run)
             .map_err(|e| Error::failed("a thread could not be started").because(e))?;
         *self.thread.lock() = Some(thread);
+        self.start_scheduler()?;
         self.merger.start()
     }
 
@@ -166,11 +191,13 @@ impl SnapshotService {
     pub fn stop(&self) {
         self.state.lock().stop = true;
         self.wake.notify_all();
+        self.scheduler.stop();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
             tracing::error!(fs = %self.fs, "the snapshot thread had panicked");
         }
+        self.notifier.stop();
         self.merger.stop();
     }
 
@@ -344,6 +371,9 @@ impl SnapshotService {
                     .set_problem("snapshots", Some(format!("snapshot {next}: {e}")));
                 self.pause(RETRY_PAUSE);
             }
+            let ended = self.status(next).map(|s| s.state);
+            let complete = matches!(ended, Ok(SnapshotState::Complete));
+            self.scheduler.request_ended(complete);
         }
     }
 

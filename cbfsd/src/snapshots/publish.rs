@@ -210,7 +210,11 @@ impl UploadObserver for SentinelObserver {
         let service = &self.0.service;
         let text = format!("the bucket does not take objects: {reason}; trying again");
         service.instance.set_problem("bucket", Some(text));
-        service.pause(pause);
+        // What lies over the limit is not waited for: the attempt fails, and the policy judges that.
+        match service.patience(self.0.number) {
+            Some(longest) => service.pause(pause.min(longest)),
+            None => return false,
+        }
         !self.cancelled()
     }
 }

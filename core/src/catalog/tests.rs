@@ -3,6 +3,7 @@ use crate::bucket::FileBucket;
 use crate::format::epoch::BaseSnapshot;
 use crate::format::manifest::{Manifest, Totals, XidRange, writer};
 use crate::format::mark::SnapshotMark;
+use crate::format::settings::FsSettings;
 use crate::format::{FORMAT, Features};
 use crate::handle::SnapshotSelector;
 use crate::ids::{SnapshotNumber, Xid};
@@ -579,5 +580,33 @@ fn a_held_snapshot_cannot_be_deleted_until_all_its_holds_are_released() {
             .unwrap_err()
             .kind(),
         ErrorKind::NotFound
+    );
+}
+
+#[test]
+fn settings_are_versions_that_keep_what_they_do_not_know() {
+    let w = World::new();
+    assert_eq!(settings(&w.bucket, &w.fs).unwrap().version, 0);
+    let every = |text: &str| Some(crate::schedule::Schedule::Every(text.parse().unwrap()));
+    let change = |s: &mut FsSettings| s.schedule = every("1h");
+    let first = change_settings(&w.bucket, &w.fs, &w.fixed, change).unwrap();
+    assert_eq!((first.version, first.schedule), (1, every("1h")));
+    w.damage(
+        "config/000001.json",
+        "\"schedule\"",
+        "\"later\": [7], \"schedule\"",
+    );
+    let change = |s: &mut FsSettings| s.retention.daily = 7;
+    change_settings(&w.bucket, &w.fs, &w.fixed, change).unwrap();
+    let now = settings(&w.bucket, &w.fs).unwrap();
+    assert_eq!(
+        (now.version, now.schedule, now.retention.daily),
+        (2, every("1h"), 7)
+    );
+    assert_eq!(now.other["later"][0], 7);
+    w.damage("config/000002.json", "\"version\": 2", "\"version\": 3");
+    assert_eq!(
+        settings(&w.bucket, &w.fs).unwrap_err().kind(),
+        ErrorKind::Damage
     );
 }

@@ -14,6 +14,11 @@ pub fn absolute(fs: &Handle, relative: &str) -> BucketResult<Key> {
     Key::new(format!("{fs}/{relative}"))
 }
 
+/// `config/<version>.json`.
+pub fn settings(version: u32) -> String {
+    format!("config/{version:06}.json")
+}
+
 /// `epochs/<epoch>.json`.
 pub fn epoch_claim(epoch: Epoch) -> String {
     format!("epochs/{:05}.json", epoch.0)

@@ -4,6 +4,7 @@
 mod check;
 mod create;
 mod list;
+mod set;
 mod show;
 
 use super::Context;
@@ -16,6 +17,7 @@ pub(crate) enum FsCommand {
     Create(create::Args),
     List(list::Args),
     Show(show::Args),
+    Set(set::Args),
     Check(check::Args),
 }
 
@@ -25,6 +27,7 @@ pub(crate) fn run(command: FsCommand, context: &mut Context) -> Outcome {
         FsCommand::Create(args) => create::run(&args, context),
         FsCommand::List(args) => list::run(&args, context),
         FsCommand::Show(args) => show::run(&args, context),
+        FsCommand::Set(args) => set::run(&args, context),
         FsCommand::Check(args) => check::run(&args, context),
     }
 }

@@ -8,6 +8,7 @@ use cbfs_core::catalog;
 use cbfs_core::format::config::FsConfig;
 use cbfs_core::format::epoch::EpochClaim;
 use cbfs_core::format::manifest::Manifest;
+use cbfs_core::format::settings::FsSettings;
 use serde::Serialize;
 
 /// Show a file system as the bucket knows it.
@@ -30,6 +31,8 @@ struct Shown {
     /// The latest claim: who is master.
     #[serde(skip_serializing_if = "Option::is_none")]
     master: Option<EpochClaim>,
+    /// Schedule and retention; version 0 when nothing was set.
+    settings: FsSettings,
     /// Complete snapshots.
     snapshots: usize,
     /// Bytes of all their objects, as stored.
@@ -48,6 +51,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         config: catalog::load_config(bucket.as_ref(), &fs)?,
         bucket: bucket.url().to_string(),
         master: catalog::epochs(bucket.as_ref(), &fs)?.pop(),
+        settings: catalog::settings(bucket.as_ref(), &fs)?,
         snapshots: manifests.len(),
         stored_bytes: manifests.iter().map(|m| m.totals.stored_bytes).sum(),
         latest: manifests.pop(),
@@ -77,6 +81,9 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         quantities::bytes(shown.config.block_size)
     ))?;
     output.line(format_args!("master       {master}"))?;
+    for line in super::set::lines(&shown.settings) {
+        output.line(line)?;
+    }
     output.line(format_args!(
         "snapshots    {}, {} stored",
         quantities::count(shown.snapshots as u64),

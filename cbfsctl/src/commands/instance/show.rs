@@ -2,7 +2,7 @@
 
 use super::super::Context;
 use super::list::{health, role};
-use crate::output::{Outcome, printable};
+use crate::output::{Outcome, printable, to_the_second};
 use crate::quantities;
 use crate::target;
 
@@ -50,6 +50,9 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         output.line(format_args!("snapshot       {snapshot}"))?;
     } else {
         output.line(format_args!("last snapshot  {}", number(i.last_snapshot)))?;
+        if let Some(next) = &i.next_periodic {
+            output.line(format_args!("next periodic  {}", to_the_second(next)))?;
+        }
         output.line(format_args!(
             "unpublished    {} transactions",
             quantities::count(i.unpublished)
