@@ -12,6 +12,7 @@
 //! the kernel only, as writes go through (dirty pages of a writable shared mmap are the exception).
 
 mod answer;
+mod calls;
 mod conversion;
 mod dispatch;
 mod kernel_cache;

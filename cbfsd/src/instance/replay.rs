@@ -48,11 +48,16 @@ pub(crate) fn walk(dir: &Path, committed: Xid, by: &mut dyn Replayer) -> Result<
         }
         by.begin(path)?;
         let mut reader = SegmentReader::open(path)?;
-        let mut whole = reader.position();
-        while let Some(record) = reader.next_record()? {
+        let whole = loop {
+            let before = reader.position();
+            let Some(record) = reader.next_record()? else {
+                broken = reader.has_torn_tail();
+                // Sync marks after the last record included: a segment that ends with them is whole.
+                break reader.position();
+            };
             if last.is_some_and(|last| record.xid != last.next()) {
                 broken = true;
-                break;
+                break before;
             }
             let begins_late = last.is_none() && record.xid > committed.next();
             if begins_late {
@@ -62,12 +67,10 @@ pub(crate) fn walk(dir: &Path, committed: Xid, by: &mut dyn Replayer) -> Result<
                 )));
             }
             last = Some(record.xid);
-            whole = reader.position();
             if record.xid > committed {
                 by.record(&record)?;
             }
-        }
-        broken |= reader.has_torn_tail() || whole != reader.position();
+        };
         by.end(path, whole, broken)?;
     }
     Ok(())
@@ -139,5 +142,73 @@ impl Replayer for Recovery<'_> {
     fn dropped(&mut self, path: &Path) -> Result<()> {
         tracing::warn!(segment = %path.display(), "dropped: it follows a torn segment");
         fs::remove_file(path).context(|| format!("{} could not be removed", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cbfs_core::ids::Ino;
+    use cbfs_core::inode::Timestamp;
+
+    #[derive(Default)]
+    struct Noting {
+        records: Vec<u64>,
+        torn: Vec<bool>,
+        dropped: usize,
+    }
+
+    impl Replayer for Noting {
+        fn begin(&mut self, _: &Path) -> Result<()> {
+            Ok(())
+        }
+        fn record(&mut self, record: &Record) -> Result<()> {
+            self.records.push(record.xid.0);
+            Ok(())
+        }
+        fn end(&mut self, _: &Path, _: u64, torn: bool) -> Result<()> {
+            self.torn.push(torn);
+            Ok(())
+        }
+        fn dropped(&mut self, _: &Path) -> Result<()> {
+            self.dropped += 1;
+            Ok(())
+        }
+    }
+
+    fn walked(dir: &Path) -> Noting {
+        let mut noting = Noting::default();
+        walk(dir, Xid(0), &mut noting).unwrap();
+        noting
+    }
+
+    #[test]
+    fn a_segment_that_ends_with_a_sync_mark_is_whole_and_those_behind_it_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = journal::Journal::create(dir.path(), Xid(0)).unwrap();
+        let append = |journal: &mut journal::Journal, xid| {
+            let events = [Event::InodeDestroy { ino: Ino(xid) }];
+            journal.append(Xid(xid), Timestamp(0), &events).unwrap();
+        };
+        append(&mut journal, 1);
+        append(&mut journal, 2);
+        let synced = journal.syncer().sync(Xid(2), &|| Ok(())).unwrap();
+        journal.mark_synced(synced).unwrap();
+        journal.roll().unwrap();
+        append(&mut journal, 3);
+        let noting = walked(dir.path());
+        assert_eq!(noting.records, [1, 2, 3]);
+        assert_eq!(noting.torn, [false, false]);
+        assert_eq!(noting.dropped, 0);
+
+        // What follows a torn segment does not count.
+        let (_, first) = journal::segments(dir.path()).unwrap().remove(0);
+        let length = fs::metadata(&first).unwrap().len();
+        let file = OpenOptions::new().write(true).open(&first).unwrap();
+        file.set_len(length - 30).unwrap();
+        let noting = walked(dir.path());
+        assert_eq!(noting.records, [1]);
+        assert_eq!(noting.torn, [true]);
+        assert_eq!(noting.dropped, 1);
     }
 }

@@ -5,10 +5,8 @@
 //! answers. A panic in the file system is caught, logged and answered EIO: the kernel, and the
 //! program that waits in it, always get an answer.
 
-use std::any::Any;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -25,6 +23,7 @@ use super::answer::{
     answer_attributes, answer_data, answer_empty, answer_entry, answer_seek, answer_statistics,
     answer_written, answer_xattr,
 };
+use super::calls::{guarded, patiently};
 use super::conversion::{Entry, checked, entry, known, nanos_from_fuser};
 use super::kernel_cache::KernelCache;
 use super::listing::{Listing, Plain, Plus, Unattributed};
@@ -183,41 +182,6 @@ fn list_into(
 ) -> OpResult<()> {
     listing.set_policy(fs.cache_policy_of(ino));
     fs.readdir(patience, ino, cookie, listing)
-}
-
-/// Call the file system; a panic in it becomes EIO.
-fn guarded<T>(op: &'static str, call: impl FnOnce() -> OpResult<T>) -> OpResult<T> {
-    // Unwind safety: the arguments are not used again, and a file system that can panic half way
-    // through a change is to poison itself, as `std::sync::Mutex` would.
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        tracing::error!(
-            op,
-            panic = panic_message(&*panic),
-            "the file system panicked: EIO"
-        );
-        Err(Refusal::Errno(Errno::EIO))
-    })
-}
-
-/// Call the file system on a worker, where it may wait but not refuse to.
-fn patiently<T>(op: &'static str, call: impl FnOnce(Patience) -> OpResult<T>) -> Result<T, Errno> {
-    guarded(op, || call(Patience::MayWait)).map_err(|refusal| match refusal {
-        Refusal::Errno(errno) => errno,
-        Refusal::MustWait => {
-            tracing::error!(op, "the file system must wait where it may wait: EIO");
-            Errno::EIO
-        }
-    })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    if let Some(message) = panic.downcast_ref::<&'static str>() {
-        message
-    } else if let Some(message) = panic.downcast_ref::<String>() {
-        message
-    } else {
-        "no message"
-    }
 }
 
 fn caller(request: &Request) -> Caller {
