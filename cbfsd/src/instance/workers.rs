@@ -8,6 +8,10 @@ use cbfs_fuse::{Errno, OpResult, Refusal};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Room on the disk is looked after this often, more often than rows are written out: others may fill it.
+const TEND_ROOM_EVERY: Duration = Duration::from_secs(1);
 
 /// Signals between operations and threads.
 #[derive(Default)]
@@ -84,7 +88,7 @@ impl Instance {
             return;
         }
         self.wake_flusher();
-        let deadline = std::time::Instant::now() + self.options.sync_every;
+        let deadline = Instant::now() + self.options.sync_every;
         let mut state = self.workers.state.lock();
         while !state.stop && self.kvs.tables().dirty_bytes() > self.options.dirty_limit {
             if self
@@ -99,32 +103,38 @@ impl Instance {
     }
 
     fn run_flusher(&self) {
+        let mut flushed_at = Instant::now();
         loop {
-            {
+            let due = {
                 let mut state = self.workers.state.lock();
                 if !state.stop && !state.flush_now {
-                    self.workers
-                        .wake_flusher
-                        .wait_for(&mut state, self.options.flush_every);
+                    let pause = self.options.flush_every.min(TEND_ROOM_EVERY);
+                    self.workers.wake_flusher.wait_for(&mut state, pause);
                 }
                 if state.stop {
                     return;
                 }
-                state.flush_now = false;
-            }
-            match self.flush() {
-                Ok(()) => self.set_problem("flush", None),
-                Err(e) => {
-                    tracing::error!(instance = %self.id, causes = ?e.causes(), "flush: {e}");
-                    self.set_problem("flush", Some(format!("rows cannot be written out: {e}")));
-                }
-            }
-            {
-                let _state = self.workers.state.lock();
-                self.workers.flushed.notify_all();
+                std::mem::take(&mut state.flush_now)
+                    || flushed_at.elapsed() >= self.options.flush_every
+            };
+            if due {
+                self.flush_and_tell();
+                flushed_at = Instant::now();
             }
             self.tend_room();
         }
+    }
+
+    fn flush_and_tell(&self) {
+        match self.flush() {
+            Ok(()) => self.set_problem("flush", None),
+            Err(e) => {
+                tracing::error!(instance = %self.id, causes = ?e.causes(), "flush: {e}");
+                self.set_problem("flush", Some(format!("rows cannot be written out: {e}")));
+            }
+        }
+        let _state = self.workers.state.lock();
+        self.workers.flushed.notify_all();
     }
 
     fn run_syncer(&self) {
