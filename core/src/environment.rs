@@ -55,7 +55,11 @@ pub fn socket() -> PathBuf {
 /// # Errors
 /// Usage, when it is not such a number.
 pub fn fuse_poll() -> Result<Duration> {
-    let said = setting("CBFS_FUSE_POLL", "fuse_poll", configuration::current().fuse_poll);
+    let said = setting(
+        "CBFS_FUSE_POLL",
+        "fuse_poll",
+        configuration::current().fuse_poll,
+    );
     let Some((name, text)) = said else {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         return Ok(if cpus > 1 { FUSE_POLL } else { Duration::ZERO });
@@ -91,7 +95,11 @@ pub fn proxy_limit() -> Result<u64> {
 }
 
 /// A setting as text, with the name it was found under: the variable's, else that of the key of `cbfsd.toml`.
-fn setting(variable: &'static str, key: &'static str, said: Option<u64>) -> Option<(&'static str, String)> {
+fn setting(
+    variable: &'static str,
+    key: &'static str,
+    said: Option<u64>,
+) -> Option<(&'static str, String)> {
     let given = env::var_os(variable).filter(|v| !v.is_empty());
     match given {
         Some(text) => Some((variable, text.to_string_lossy().into_owned())),

@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use cbfs_core::api::{
-    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, SnapshotInfo, SnapshotRequest,
+    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ReloadInfo, SnapshotInfo, SnapshotRequest,
     UmountRequest,
 };
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
@@ -151,6 +151,7 @@ pub async fn serve(
         .route("/v1/snapshots/{fs}/{number}/retry", post(snapshots::retry))
         .route("/v1/snapshots/{fs}/schedule", post(snapshots::schedule))
         .route("/v1/events", get(events))
+        .route("/v1/reload", post(reload))
         .route("/v1/shutdown", post(stop))
         .route("/metrics", get(metrics::metrics))
         .fallback(|| async {
@@ -304,6 +305,14 @@ async fn events(State(shared): State<Shared>) -> impl IntoResponse {
     };
     Sse::new(futures_util::StreamExt::take_until(stream, Box::pin(until)))
         .keep_alive(KeepAlive::default())
+}
+
+async fn reload(ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<ReloadInfo> {
+    let work = move || {
+        peer.may_change()?;
+        crate::reload::reload()
+    };
+    Ok(Json(blocking(work).await?))
 }
 
 async fn stop(

@@ -89,10 +89,12 @@ impl BucketSection {
         if self.session_token.is_some() && self.access_key_id.is_none() {
             return Err("session_token needs access_key_id".to_owned());
         }
-        if self.access_key_id.is_some() && (self.profile.is_some() || self.credentials_file.is_some())
+        if self.access_key_id.is_some()
+            && (self.profile.is_some() || self.credentials_file.is_some())
         {
             return Err(
-                "access_key_id or a profile (profile, credentials_file): say one of them".to_owned(),
+                "access_key_id or a profile (profile, credentials_file): say one of them"
+                    .to_owned(),
             );
         }
         let within = |name: &str, value: Option<u64>, least: u64, most: u64| match value {
@@ -108,7 +110,11 @@ impl BucketSection {
         within("upload_limit", limit, UPLOAD_LIMIT_MIN, u64::MAX)?;
         within("patience", self.patience, 1, 3600)?;
         if let Some(prices) = self.prices {
-            let all = [prices.per_1000_writes, prices.per_1000_reads, prices.per_gib_out];
+            let all = [
+                prices.per_1000_writes,
+                prices.per_1000_reads,
+                prices.per_gib_out,
+            ];
             if all.iter().any(|p| !p.is_finite() || *p < 0.0) {
                 return Err("prices are numbers, and not negative".to_owned());
             }

@@ -106,7 +106,9 @@ impl Configuration {
     /// [`ErrorKind::Credentials`] when it holds a secret and others may read or write it.
     pub fn read(path: &Path) -> Result<Configuration> {
         let describe = || format!("{} could not be read", path.display());
-        let mut file = File::open(path).context(describe)?;
+        let mut file = File::open(path).context(describe).map_err(|e| {
+            e.hint("CBFS_CONFIG names it, or it is the default: see docs/configuration.md")
+        })?;
         let mode = file.metadata().context(describe)?.permissions().mode();
         let mut text = String::new();
         let read = file.by_ref().take(LONGEST + 1).read_to_string(&mut text);
@@ -181,7 +183,9 @@ impl Configuration {
             let specific = covers(of, url)?;
             Some((specific, section))
         });
-        fitting.max_by_key(|(specific, _)| *specific).map(|(_, s)| s)
+        fitting
+            .max_by_key(|(specific, _)| *specific)
+            .map(|(_, s)| s)
     }
 
     /// What differs from `before`, by the names of the keys: what takes effect at once, and what only a
@@ -288,8 +292,7 @@ pub fn path() -> (Option<PathBuf>, bool) {
     if rustix::process::geteuid().is_root() {
         return (Some(PathBuf::from("/etc/cbfs/cbfsd.toml")), false);
     }
-    let dir = non_empty("XDG_CONFIG_HOME")
-        .or_else(|| Some(non_empty("HOME")?.join(".config")));
+    let dir = non_empty("XDG_CONFIG_HOME").or_else(|| Some(non_empty("HOME")?.join(".config")));
     (dir.map(|dir| dir.join("cbfs/cbfsd.toml")), false)
 }
 
@@ -310,15 +313,16 @@ fn read_current() -> Result<Configuration> {
 /// # Errors
 /// As [`Configuration::read`]; nothing changes then.
 pub fn load() -> Result<Arc<Configuration>> {
-    reload().map(|_| current())
+    reload(|_| Ok(())).map(|_| current())
 }
 
-/// Read the file anew, and tell what changed.
+/// Read the file anew, and tell what changed. `accept` may refuse what it says.
 ///
 /// # Errors
-/// As [`Configuration::read`]; nothing changes then.
-pub fn reload() -> Result<Changes> {
+/// As [`Configuration::read`], and those of `accept`; nothing changes then.
+pub fn reload(accept: impl FnOnce(&Configuration) -> Result<()>) -> Result<Changes> {
     let next = Arc::new(read_current()?);
+    accept(&next)?;
     let mut current = CURRENT.write();
     let changes = next.changes(&current);
     *current = next;

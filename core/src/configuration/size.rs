@@ -37,7 +37,8 @@ impl<'de> Deserialize<'de> for ByteSize {
                 size.map_err(|_| E::custom("a size is not negative"))
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<ByteSize, E> {
-                ByteSize::parse(text).ok_or_else(|| E::custom(format!("{text:?} is no size such as \"16M\"")))
+                ByteSize::parse(text)
+                    .ok_or_else(|| E::custom(format!("{text:?} is no size such as \"16M\"")))
             }
         }
         from.deserialize_any(Size)

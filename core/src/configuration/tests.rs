@@ -20,7 +20,11 @@ fn url(text: &str) -> BucketUrl {
 fn keys(with_unknown: &str) -> Vec<String> {
     let said = refusal(with_unknown);
     let (_, list) = said.split_once("expected").unwrap();
-    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    list.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -62,11 +66,17 @@ fn the_example_and_the_manual_name_every_key() {
 #[test]
 fn an_unknown_key_is_refused_by_name_with_its_line() {
     let said = refusal("state_dir = \"/s\"\n\nproxylimit = 5\n");
-    assert!(said.contains("line 3") && said.contains("proxylimit"), "{said}");
+    assert!(
+        said.contains("line 3") && said.contains("proxylimit"),
+        "{said}"
+    );
     let said = refusal("[log]\nfilter = \"info\"\nlevel = \"debug\"\n");
     assert!(said.contains("line 3") && said.contains("level"), "{said}");
     let said = refusal("[bucket.\"s3://b\"]\nregion = \"r\"\nendpiont = \"http://x\"\n");
-    assert!(said.contains("line 3") && said.contains("endpiont"), "{said}");
+    assert!(
+        said.contains("line 3") && said.contains("endpiont"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -106,7 +116,10 @@ fn no_message_shows_a_secret() {
     }
     let text = "[bucket.\"s3://b\"]\naccess_key_id = \"A\"\nsecret_access_key = \"Hush\"";
     let told = format!("{:?}", parse(text).unwrap());
-    assert!(told.contains("(secret)") && !told.contains("Hush"), "{told}");
+    assert!(
+        told.contains("(secret)") && !told.contains("Hush"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -115,12 +128,19 @@ fn the_most_specific_section_is_that_of_a_bucket() {
         [bucket.\"s3://b/deep?endpoint=http://e\"]\nregion = \"endpoint\"\n\
         [bucket.\"s3://b/deep\"]\nregion = \"deep\"\n";
     let configuration = parse(text).unwrap();
-    let region = |of: &str| configuration.bucket(&url(of)).and_then(|s| s.region.clone());
+    let region = |of: &str| {
+        configuration
+            .bucket(&url(of))
+            .and_then(|s| s.region.clone())
+    };
     assert_eq!(region("s3://b/x").as_deref(), Some("all"));
     assert_eq!(region("s3://b/deep").as_deref(), Some("deep"));
     assert_eq!(region("s3://b/deeper").as_deref(), Some("all"));
     assert_eq!(region("s3://b/deep/er/x").as_deref(), Some("deeper"));
-    assert_eq!(region("s3://b/deep/x?endpoint=http://e").as_deref(), Some("endpoint"));
+    assert_eq!(
+        region("s3://b/deep/x?endpoint=http://e").as_deref(),
+        Some("endpoint")
+    );
     assert_eq!(region("s3://c"), None);
     assert_eq!(region("file:///b"), None);
 }
@@ -143,16 +163,18 @@ fn a_file_with_a_secret_that_everybody_may_read_is_refused() {
     }
     fs::write(&path, "proxy_limit = \"2G\"").unwrap();
     allow(0o644);
-    assert_eq!(Configuration::read(&path).unwrap().proxy_limit, Some(2 << 30));
+    assert_eq!(
+        Configuration::read(&path).unwrap().proxy_limit,
+        Some(2 << 30)
+    );
 }
 
 #[test]
 fn what_changed_is_told_by_name() {
     let before = parse("state_dir = \"/a\"\n[bucket.\"s3://b\"]\nregion = \"r\"").unwrap();
-    let after = parse(
-        "state_dir = \"/b\"\n[log]\nfilter = \"debug\"\n[bucket.\"s3://b\"]\nregion = \"s\"",
-    )
-    .unwrap();
+    let after =
+        parse("state_dir = \"/b\"\n[log]\nfilter = \"debug\"\n[bucket.\"s3://b\"]\nregion = \"s\"")
+            .unwrap();
     let changes = after.changes(&before);
     assert_eq!(changes.needs_restart, ["state_dir"]);
     assert_eq!(changes.applied, ["log.filter", "bucket.\"s3://b\""]);
