@@ -194,7 +194,7 @@ fn same_attributes(old: &InodeRow, new: &InodeRow) -> bool {
     let new = InodeRow {
         xid: old.xid,
         min_size: old.min_size,
-        ..new.clone()
+        ..*new
     };
     *old == new
 }
