@@ -10,6 +10,7 @@ pub mod instance;
 pub mod journal;
 pub mod kvs;
 pub mod manager;
+pub mod mounted;
 mod reload;
 pub mod server;
 pub mod snapshots;
