@@ -100,6 +100,16 @@ pub fn time_or_date(rfc3339: &str, now: Moment) -> String {
     }
 }
 
+/// As [`time_or_date`], in at most eight columns: the date without its year.
+pub fn short_time_or_date(rfc3339: &str, now: Moment) -> String {
+    let long = time_or_date(rfc3339, now);
+    if long.len() > 8 {
+        long.get(5..).unwrap_or_default().to_owned()
+    } else {
+        long
+    }
+}
+
 /// The time of day of an RFC 3339 time (UTC).
 pub fn time_of_day(rfc3339: &str) -> String {
     rfc3339.get(11..19).unwrap_or(rfc3339).to_owned()
@@ -255,5 +265,7 @@ mod tests {
         assert_eq!(time_or_date("2026-01-05T11:59:59.5Z", now), "11:59:59");
         assert_eq!(time_or_date("2026-01-04T11:59:59Z", now), "2026-01-04");
         assert_eq!(time_or_date("bogus", now), "bogus");
+        assert_eq!(short_time_or_date("2026-01-04T11:59:59Z", now), "01-04");
+        assert_eq!(short_time_or_date("2026-01-05T11:59:59Z", now), "11:59:59");
     }
 }

@@ -27,7 +27,9 @@ struct CommandLine {
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    match cbfs_tui::run(&line.socket, &line.arguments) {
+    let shown =
+        cbfs_core::configuration::load().and_then(|_| cbfs_tui::run(&line.socket, &line.arguments));
+    match shown {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

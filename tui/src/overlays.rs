@@ -158,7 +158,14 @@ pub(crate) fn bottom_line(view: View<'_>, columns: u16) -> Line<'static> {
         let text = format!("{sign} {}", printable(&notice.text));
         return Line::from(Span::styled(view.cut(&text, columns), style));
     }
-    key_bar(view, state.focus, columns)
+    match state.overlay {
+        Some(Overlay::Help { .. } | Overlay::Detail { .. }) => {
+            let text = "Esc back  Up Down PgUp PgDn scroll";
+            Line::from(Span::styled(view.cut(text, columns), view.theme.dim))
+        }
+        Some(Overlay::Dialog(_)) => Line::default(),
+        _ => key_bar(view, state.focus, columns),
+    }
 }
 
 fn key_bar(view: View<'_>, pane: Pane, columns: usize) -> Line<'static> {

@@ -53,7 +53,15 @@ pub fn kind_word(kind: SnapshotKind) -> &'static str {
     }
 }
 
-/// Make the rows anew, if something changed.
+/// Make the rows of file systems anew, if something changed: there are few, and what is selected hangs on them.
+pub(crate) fn settle_instances(state: &mut State) {
+    if state.rows_are_stale {
+        state.instance_rows = instance_rows(state);
+    }
+}
+
+/// Make the rows anew, if something changed. To be called before drawing, not for each of the messages between two
+/// screens: there may be thousands of snapshots.
 pub fn settle(state: &mut State) {
     if !std::mem::take(&mut state.rows_are_stale) {
         return;

@@ -6,6 +6,7 @@
 use crate::arguments::{Arguments, sockets};
 use crate::figures::Moment;
 use crate::message::Message;
+use crate::snapshot_rows::settle;
 use crate::state::State;
 use crate::update::update;
 use crate::view::{Look, draw};
@@ -83,6 +84,7 @@ fn turn(
     while !state.quit {
         let frame_due = drawn.map_or(Duration::ZERO, |at| FRAME.saturating_sub(at.elapsed()));
         if changed && frame_due.is_zero() {
+            settle(&mut state);
             terminal.draw(|frame| {
                 let area = frame.area();
                 state.size = (area.width, area.height);

@@ -10,13 +10,14 @@ mod log;
 mod mount;
 mod snapshot;
 mod status;
+mod tui;
 mod umount;
 mod util;
 
 use crate::cli::GlobalOptions;
 use crate::client::DaemonClient;
 use crate::output::{Outcome, Output};
-use cbfs_core::{Result, environment};
+use cbfs_core::{Error, ErrorKind, Result, environment};
 use clap::Subcommand;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Bucket(bucket::BucketCommand),
     Status(status::Args),
+    Tui(tui::Args),
     Demo(demo::Args),
     #[command(subcommand, hide = true)]
     Util(util::UtilCommand),
@@ -51,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     /// The daemon's socket.
     pub(crate) socket: PathBuf,
+    /// All sockets that were given.
+    pub(crate) sockets: Vec<PathBuf>,
 }
 
 impl Context {
@@ -65,8 +69,14 @@ impl Context {
         if let Err(e) = cbfs_core::configuration::load() {
             return Err((output, e));
         }
-        let socket = global.socket.clone().unwrap_or_else(environment::socket);
-        Ok(Context { output, socket })
+        let sockets = global.socket.clone();
+        let socket = sockets.first().cloned();
+        let socket = socket.unwrap_or_else(environment::socket);
+        Ok(Context {
+            output,
+            socket,
+            sockets,
+        })
     }
 
     /// A client of this node's daemon.
@@ -77,6 +87,12 @@ impl Context {
 
 /// Run `command`; the exit code is 0 unless it is the daemon itself.
 pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> {
+    if context.sockets.len() > 1 && !matches!(command, Command::Tui(_)) {
+        let error = Error::new(ErrorKind::Usage, "more than one --socket was given");
+        return Err(error
+            .hint("only `cbfsctl tui` watches several daemons")
+            .into());
+    }
     match command {
         Command::Fs(command) => fs::run(command, context)?,
         Command::Mount(args) => mount::run(&args, context)?,
@@ -88,6 +104,7 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Epoch(command) => epoch::run(command, context)?,
         Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,
+        Command::Tui(args) => tui::run(&args, context)?,
         Command::Demo(args) => demo::run(&args, context)?,
         Command::Util(command) => return util::run(command, context),
     }

@@ -1,7 +1,7 @@
 //! A snapshot: what it is, how long each state took, and its status log.
 
 use super::Page;
-use crate::figures::{Moment, bytes, clock, count, date_and_time, printable, time_of_day};
+use crate::figures::{Moment, bytes, clock, count, date_and_time, printable, span, time_of_day};
 use crate::panes::snapshots::state_style;
 use crate::snapshot_rows::kind_word;
 use cbfs_core::format::epoch::BaseSnapshot;
@@ -130,7 +130,10 @@ fn durations(page: &mut Page<'_>, lines: &[StatusLine]) {
             StatusEvent::State { state } => *state,
             _ => continue,
         };
-        entered.extend(Moment::parse(&line.at).map(|at| (state, at)));
+        let again = entered.last().is_some_and(|(last, _)| *last == state);
+        if !again {
+            entered.extend(Moment::parse(&line.at).map(|at| (state, at)));
+        }
     }
     if entered.is_empty() {
         return;
@@ -143,7 +146,7 @@ fn durations(page: &mut Page<'_>, lines: &[StatusLine]) {
         let until = entered
             .get(n + 1)
             .map_or(page.view.state.now, |(_, next)| *next);
-        page.fact(state.name(), format!("{:>8}", clock(until.since(*at))));
+        page.fact(state.name(), format!("{:>6}", span(until.since(*at))));
     }
 }
 

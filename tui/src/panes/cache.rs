@@ -76,7 +76,7 @@ fn lines(view: View<'_>, info: &InstanceInfo, columns: u16) -> Vec<Line<'static>
         let dirty = bytes(info.dirty_bytes);
         lines.push(line("dirty", format!("{dirty} rows in memory"), plain));
         let new = counted(info.unpublished, "change", "changes");
-        lines.push(line("new", format!("{new} since the cut"), plain));
+        lines.push(line("new", new, plain));
     }
     let files = format!(
         "{} in {} inodes",

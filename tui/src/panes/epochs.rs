@@ -55,15 +55,18 @@ fn row(
     } else {
         (view.glyphs.dead, "former", view.theme.dim)
     };
+    let since = date_and_time(&claim.claimed_at);
+    let (host, since) = if columns < 60 {
+        (8, since.get(..10).unwrap_or(&since).to_owned())
+    } else {
+        (16, since)
+    };
     let spans = vec![
         Span::raw(mark),
         Span::raw(view.fit_right(&claim.epoch.to_string(), 4)),
         Span::styled(format!(" {sign} {word} "), word_style),
-        Span::raw(view.fit(&printable(&claim.host), 16)),
-        Span::styled(
-            format!(" {}  ", date_and_time(&claim.claimed_at)),
-            view.theme.dim,
-        ),
+        Span::raw(view.fit(&printable(&claim.host), host)),
+        Span::styled(format!(" {since}  "), view.theme.dim),
         Span::styled(start(epoch), view.theme.dim),
     ];
     view.row(spans, style, columns)

@@ -1,7 +1,7 @@
 //! What happened, newest first.
 
 use super::filtered;
-use crate::figures::{printable, time_or_date};
+use crate::figures::{printable, short_time_or_date, time_or_date};
 use crate::layout::{first_row, rows_in};
 use crate::state::{EventLine, Pane};
 use crate::view::View;
@@ -72,22 +72,20 @@ fn row(view: View<'_>, event: &EventLine, selected: bool, columns: u16) -> Line<
     for cause in &note.causes {
         text = format!("{text}: {}", printable(cause));
     }
+    let narrow = columns < 60;
+    let (time, time_width) = if narrow {
+        (short_time_or_date(&note.at, view.state.now), 8)
+    } else {
+        (time_or_date(&note.at, view.state.now), 10)
+    };
+    let sign = view.glyphs.of_severity(note.severity);
+    let word = severity_word(note.severity);
     let mut spans = vec![
         Span::raw(mark),
-        Span::styled(
-            view.fit(&time_or_date(&note.at, view.state.now), 10),
-            view.theme.dim,
-        ),
-        Span::styled(
-            format!(
-                " {} {} ",
-                view.glyphs.of_severity(note.severity),
-                view.fit(severity_word(note.severity), 5)
-            ),
-            severity,
-        ),
+        Span::styled(view.fit(&time, time_width), view.theme.dim),
+        Span::styled(format!(" {sign} {} ", view.fit(word, 5)), severity),
     ];
-    let mut used = 1 + 10 + 3 + 6;
+    let mut used = 1 + time_width + 3 + 6;
     if view.state.daemons.len() > 1 {
         let node = event
             .daemon
@@ -99,8 +97,10 @@ fn row(view: View<'_>, event: &EventLine, selected: bool, columns: u16) -> Line<
         ));
         used += 9;
     }
-    spans.push(Span::raw(format!("{} ", view.fit(&tag, 8))));
-    used += 9;
+    if !narrow {
+        spans.push(Span::raw(format!("{} ", view.fit(&tag, 8))));
+        used += 9;
+    }
     let room = usize::from(columns).saturating_sub(used);
     spans.push(Span::raw(view.cut(&text, room)));
     view.row(spans, style, columns)

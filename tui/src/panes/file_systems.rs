@@ -74,7 +74,6 @@ fn row(
     let info = &watched.info;
     let (mark, style) = view.mark(selected, Pane::FileSystems);
     let width = usize::from(columns);
-    let wide = width >= 40;
     let mounted = info.mount_point.is_some();
     let access = match info.role {
         _ if !mounted => "--",
@@ -89,43 +88,41 @@ fn row(
         Some(node) => format!("{} {}", info.fs.tag, view.cut(&node, 8)),
         None => info.fs.tag.clone(),
     };
-    let health = format!(
-        "{} {}",
-        view.glyphs.of_health(info.health),
-        health_word(info.health)
-    );
     let health_style = health_style(view, info.health);
-    let tag_width = if wide {
-        width.saturating_sub(34)
-    } else {
-        width.saturating_sub(20)
+    let glyph = view.glyphs.of_health(info.health);
+    let health = format!("{glyph} {}", health_word(info.health));
+    let size = format!("{} ", view.fit_right(&bytes(info.logical_bytes), 5));
+    let new = match info.role {
+        Role::Master if width >= 46 => format!("{} new", count(info.unpublished)),
+        _ => String::new(),
     };
+    let new = if width >= 46 {
+        view.fit_right(&new, 10) + " "
+    } else {
+        new
+    };
+    // Where both do not fit, what needs attention is told instead of the size.
+    let told: Vec<Span<'static>> = if width >= 36 {
+        vec![
+            Span::raw(size),
+            Span::styled(new, view.theme.dim),
+            Span::styled(view.fit(&health, 10), health_style),
+        ]
+    } else if info.health == Health::Ok {
+        vec![
+            Span::styled(format!("{health} "), health_style),
+            Span::raw(size.trim_end().to_owned()),
+        ]
+    } else {
+        vec![Span::styled(view.fit(&health, 10), health_style)]
+    };
+    let told_width: usize = told.iter().map(|s| crate::figures::width(&s.content)).sum();
     let mut spans = vec![
         Span::raw(mark),
-        Span::raw(view.fit(&tag, tag_width)),
+        Span::raw(view.fit(&tag, width.saturating_sub(10 + told_width))),
         Span::raw(format!(" {access} {} ", view.fit(&standing, 4))),
     ];
-    if wide {
-        spans.push(Span::raw(format!(
-            "{} ",
-            view.fit_right(&bytes(info.logical_bytes), 5)
-        )));
-        let dirty = match info.role {
-            Role::Master => format!("{} new", count(info.unpublished)),
-            Role::Slave => String::new(),
-        };
-        spans.push(Span::styled(
-            format!("{} ", view.fit_right(&dirty, 10)),
-            view.theme.dim,
-        ));
-        spans.push(Span::styled(view.fit(&health, 10), health_style));
-    } else if info.health == Health::Ok {
-        let size = format!("{} ", view.glyphs.done);
-        spans.push(Span::styled(size, health_style));
-        spans.push(Span::raw(view.fit_right(&bytes(info.logical_bytes), 5)));
-    } else {
-        spans.push(Span::styled(view.fit(&health, 10), health_style));
-    }
+    spans.extend(told);
     view.row(spans, style, columns)
 }
 

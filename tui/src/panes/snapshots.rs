@@ -1,11 +1,10 @@
 //! Snapshots of the selected file system: the rows, and below them the state machine of the one at work.
 
 use super::filtered;
-use crate::figures::{bytes, clock, printable, rate, time_or_date, width};
+use crate::figures::{bytes, clock, printable, rate, short_time_or_date, time_or_date, width};
 use crate::layout::{first_row, has_progress, rows_in};
 use crate::snapshot_rows::{SnapshotOrder, SnapshotRow, kind_word};
 use crate::state::{Pane, State};
-use crate::update::moved_bytes;
 use crate::view::View;
 use cbfs_core::api::SnapshotInfo;
 use cbfs_core::snapshot::SnapshotState;
@@ -88,8 +87,11 @@ fn heads(view: View<'_>, columns: u16) -> Line<'static> {
     let text = format!(
         " {} {} {} {} {}",
         view.fit_right(&head("NO", SnapshotOrder::Number), 5),
-        view.fit(&head("STATE", SnapshotOrder::State), 11),
-        view.fit("ASKED FOR", 10),
+        view.fit(&head("STATE", SnapshotOrder::State), 12),
+        view.fit(
+            if columns < 64 { "ASKED" } else { "ASKED FOR" },
+            asked_for(columns)
+        ),
         view.fit_right(&head("SIZE", SnapshotOrder::Size), 5),
         head("NAME", SnapshotOrder::Name),
     );
@@ -97,6 +99,15 @@ fn heads(view: View<'_>, columns: u16) -> Line<'static> {
         view.cut(&text, usize::from(columns)),
         view.theme.dim,
     ))
+}
+
+/// Columns of the time: what needs them more gets them where there are few.
+fn asked_for(columns: u16) -> usize {
+    match columns {
+        0..45 => 0,
+        45..64 => 8,
+        _ => 10,
+    }
 }
 
 fn row(view: View<'_>, row: &SnapshotRow, selected: bool, columns: u16) -> Line<'static> {
@@ -112,7 +123,13 @@ fn row(view: View<'_>, row: &SnapshotRow, selected: bool, columns: u16) -> Line<
         _ => String::new(),
     };
     let name = remark(view, row, request);
-    let used = 1 + 5 + 1 + 11 + 1 + 10 + 1 + 5 + 1;
+    let asked_width = asked_for(columns);
+    let asked = if asked_width < 10 {
+        short_time_or_date(&row.at, view.state.now)
+    } else {
+        time_or_date(&row.at, view.state.now)
+    };
+    let used = 1 + 5 + 1 + 12 + 1 + asked_width + 1 + 5 + 1;
     let held = if row.held {
         format!("{} held ", view.glyphs.held)
     } else {
@@ -123,9 +140,9 @@ fn row(view: View<'_>, row: &SnapshotRow, selected: bool, columns: u16) -> Line<
         Span::raw(mark),
         Span::raw(view.fit_right(&row.id.number.to_string(), 5)),
         Span::raw(" "),
-        Span::styled(view.fit(&state, 11), state_style(view, row.state)),
+        Span::styled(view.fit(&state, 12), state_style(view, row.state)),
         Span::styled(
-            format!(" {} ", view.fit(&time_or_date(&row.at, view.state.now), 10)),
+            format!(" {} ", view.fit(&asked, asked_width)),
             view.theme.dim,
         ),
         Span::raw(format!("{} ", view.fit_right(&size, 5))),
@@ -201,7 +218,6 @@ fn speed(
     let key = (r.fs.clone(), r.number);
     let meter = state.daemons.iter().find_map(|d| d.meters.get(&key))?;
     let per_second = meter.per_second()?;
-    debug_assert!(moved_bytes(r) >= done || total == 0);
     let left = meter.time_for(total.saturating_sub(done)).map(clock);
     Some((rate(per_second), left))
 }

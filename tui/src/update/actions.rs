@@ -201,11 +201,8 @@ pub(super) fn mount(state: &mut State) {
     }
     let (mut what, mut dir, bucket) = match &chosen {
         Some((_, info)) => {
-            let dir = info
-                .mount_point
-                .is_none()
-                .then_some("/mnt/")
-                .unwrap_or_default();
+            let mounted = info.mount_point.is_some();
+            let dir = if mounted { "" } else { "/mnt/" };
             (info.fs.to_string(), dir.to_owned(), info.bucket.clone())
         }
         None => Default::default(),

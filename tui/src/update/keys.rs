@@ -28,8 +28,6 @@ pub(super) fn key(state: &mut State, key: KeyEvent) -> Vec<Effect> {
                 KeyCode::Esc => return Vec::new(),
                 KeyCode::Enter => match dialog.effect() {
                     Ok(effect) => return vec![effect],
-                    // Enter in a field that is not the last goes on to the next.
-                    Err(_) if dialog.focus + 1 < dialog.fields.len() => dialog.next_field(false),
                     Err(refusal) => dialog.refusal = Some(refusal),
                 },
                 KeyCode::Tab | KeyCode::Down => dialog.next_field(false),

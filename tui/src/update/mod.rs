@@ -5,11 +5,9 @@ mod actions;
 mod keys;
 mod news;
 
-pub(crate) use news::moved_bytes;
-
 use crate::bucket_view::ViewKey;
 use crate::message::{Effect, Failure, Message};
-use crate::snapshot_rows::settle;
+use crate::snapshot_rows::{settle, settle_instances};
 use crate::state::{EventLine, LOG_LINES_KEPT, Notice, ShownLog, State};
 use cbfs_core::api::{Note, Severity};
 use cbfs_core::handle::Handle;
@@ -20,7 +18,7 @@ const LOOK_AGAIN: u64 = 60_000;
 /// How long a word about the last action stays, in milliseconds.
 const NOTICE_STAYS: u64 = 15_000;
 
-/// A message has come in; `state.now` tells when.
+/// A message has come in; `state.now` tells when. Before the state is drawn, [`settle`] makes its rows.
 pub fn update(state: &mut State, message: Message) -> Vec<Effect> {
     let mut effects = match message {
         Message::Key(key) => {
@@ -83,7 +81,7 @@ pub fn update(state: &mut State, message: Message) -> Vec<Effect> {
             Vec::new()
         }
     };
-    settle(state);
+    settle_instances(state);
     effects.extend(look_at_bucket(state));
     effects
 }

@@ -184,7 +184,7 @@ fn read_log_again(
 }
 
 /// Bytes that tell how far a request is: of the persister while it writes, then of the uploader.
-pub(crate) fn moved_bytes(request: &SnapshotInfo) -> u64 {
+fn moved_bytes(request: &SnapshotInfo) -> u64 {
     match request.state {
         SnapshotState::Writing => request.bytes_done,
         _ => request.sent_bytes,
@@ -213,10 +213,11 @@ fn take_request(daemon: &mut Daemon, now: Moment, request: SnapshotInfo) {
 }
 
 fn bound_requests(daemon: &mut Daemon) {
-    let excess = daemon.requests.len().saturating_sub(REQUESTS_KEPT);
-    if excess == 0 {
+    if daemon.requests.len() <= REQUESTS_KEPT {
         return;
     }
+    // Some more than need be, so that this is not done for each that comes.
+    let excess = daemon.requests.len() - REQUESTS_KEPT * 9 / 10;
     let finals = daemon.requests.iter().filter(|(_, r)| r.state.is_final());
     let mut oldest: Vec<_> = finals
         .map(|(key, r)| (r.requested_at.clone(), key.clone()))

@@ -11,8 +11,9 @@ use cbfs_core::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Gauges are asked for so often.
 const POLL: Duration = Duration::from_secs(1);
@@ -75,27 +76,42 @@ impl Watch {
         }
     }
 
-    /// Until the daemon goes away.
+    /// Until the daemon goes away: events on a thread of their own, questions here.
     fn connection(&mut self, socket: &Path, bell: &Bell, reached: &mut bool) -> Result<()> {
-        // The stream holds its client: questions beside it need another.
         let (questions, stream) = (DaemonClient::new(socket)?, DaemonClient::new(socket)?);
         self.known.clear();
         self.ask(&questions)?;
         *reached = true;
-        let mut asked = Instant::now();
-        let last = self.last_note.clone();
-        stream.events(Some(&last), &mut |told| {
-            if let Some(Told { id, event }) = told {
-                self.last_note = id.unwrap_or(std::mem::take(&mut self.last_note));
-                if !self.send(News::Event(Box::new(event))) {
-                    return Ok(false);
+        let events = Events {
+            place: self.place,
+            sender: self.sender.clone(),
+            last_note: std::mem::take(&mut self.last_note),
+        };
+        let enough = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let stream = std::thread::Builder::new()
+                .name("events".into())
+                .spawn_scoped(scope, || {
+                    let (last_note, ended) = events.take(&stream, &enough);
+                    bell.ring();
+                    (last_note, ended)
+                })
+                .context(|| "a thread could not be started".to_owned())?;
+            let asked = loop {
+                bell.wait(POLL);
+                if bell.is_stopped() || stream.is_finished() {
+                    break Ok(());
                 }
-            }
-            if asked.elapsed() >= POLL {
-                asked = Instant::now();
-                self.ask(&questions)?;
-            }
-            Ok(!bell.is_stopped())
+                if let Err(error) = self.ask(&questions) {
+                    break Err(error);
+                }
+            };
+            enough.store(true, Ordering::SeqCst);
+            let (last_note, streamed) = stream
+                .join()
+                .map_err(|_| Error::failed("the event thread panicked"))?;
+            self.last_note = last_note;
+            streamed.and(asked)
         })
     }
 
@@ -116,5 +132,31 @@ impl Watch {
     /// `false`: the program has ended.
     fn send(&self, news: News) -> bool {
         self.sender.send(Message::Daemon(self.place, news)).is_ok()
+    }
+}
+
+/// The stream of a connection.
+struct Events {
+    place: usize,
+    sender: Sender<Message>,
+    last_note: String,
+}
+
+impl Events {
+    /// Until the daemon goes away or it is enough; answers the last note seen.
+    fn take(mut self, client: &DaemonClient, enough: &AtomicBool) -> (String, Result<()>) {
+        let since = self.last_note.clone();
+        let ended = client.events(Some(&since), &mut |told| {
+            let mut listens = true;
+            if let Some(Told { id, event }) = told {
+                if let Some(id) = id {
+                    self.last_note = id;
+                }
+                let news = News::Event(Box::new(event));
+                listens = self.sender.send(Message::Daemon(self.place, news)).is_ok();
+            }
+            Ok(listens && !enough.load(Ordering::SeqCst))
+        });
+        (self.last_note, ended)
     }
 }
