@@ -8,6 +8,7 @@
 
 mod lineage;
 mod marks;
+mod nodes;
 mod settings;
 mod snapshots;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub use marks::{
     Hold, delete_snapshot, deleted_snapshots, hold_snapshot, holds, is_deleted, may_be_deleted,
     release_snapshot,
 };
+pub use nodes::{node_sign, node_signs, write_node_sign};
 pub use settings::{change_settings, newer_settings, settings, settings_version};
 pub use snapshots::{
     ListedManifest, all_manifests, find_snapshot, find_snapshot_id, latest_manifest, load_manifest,
