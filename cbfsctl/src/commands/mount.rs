@@ -135,7 +135,7 @@ fn request(args: &Args) -> cbfs_core::Result<MountRequest> {
         snapshot: snapshot.map(|s| s.to_string()),
         mount_point: target::directory(&args.dir)?,
         role,
-        follow: args.follow.then(|| args.poll_interval.as_secs()),
+        follow: args.follow.then_some(args.poll_interval.as_secs()),
         non_empty: args.non_empty,
         noatime: args.noatime,
         kvs_limit: args.kvs_limit,
