@@ -1,5 +1,7 @@
 //! Slaves that follow: they show each new snapshot exactly, without a remount, and never mix two of them in one file.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
+
 use cbfs_tests::contents::noise;
 use cbfs_tests::{Exactness, Fingerprint, Master, Node, Stage, assert_same, needs_fuse};
 use std::fs::{self, File};

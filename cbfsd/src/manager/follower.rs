@@ -244,15 +244,16 @@ impl Follower {
                 return Ok(());
             }
         }
-        let latest = catalog::latest_manifest(bucket, &fs)?;
+        let latest = catalog::latest_settled(bucket, &fs)?;
         let known = self.state.lock().epoch;
         let epoch = last_epoch(bucket, &fs, known)?;
         {
             let mut state = self.state.lock();
             state.epoch = epoch;
-            state.latest = latest
-                .as_ref()
-                .map(|manifest| (manifest.number, manifest.created_at.clone()));
+            // None while a promotion is under way: what counts is not settled, so the slave stays.
+            if let Some(manifest) = &latest {
+                state.latest = Some((manifest.number, manifest.created_at.clone()));
+            }
         }
         let Some(latest) = latest else {
             return Ok(());
