@@ -37,6 +37,8 @@ pub enum Action {
     Mount,
     /// Unmount.
     Umount,
+    /// Move a slave that follows to the newest snapshot.
+    Follow,
     /// Look at the bucket again, and try lost daemons at once.
     Refresh,
     /// All keys.
@@ -192,6 +194,14 @@ pub const COMMANDS: &[Command] = &[
         help: "unmount the selected instance",
         scope: Scope::FileSystem,
         action: Action::Umount,
+    },
+    Command {
+        keys: &[letter('f')],
+        shown: "f",
+        label: "follow",
+        help: "move a slave that follows to the newest snapshot now",
+        scope: Scope::FileSystem,
+        action: Action::Follow,
     },
     Command {
         keys: &[letter('/')],

@@ -199,5 +199,6 @@ fn mount_request(what: &str, dir: &str, bucket: &str) -> Result<MountRequest, St
         non_empty: false,
         noatime: false,
         kvs_limit: None,
+        follow: None,
     })
 }

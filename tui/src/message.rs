@@ -90,6 +90,8 @@ pub enum Effect {
     Mount(usize, MountRequest),
     /// Unmount.
     Umount(usize, UmountRequest),
+    /// Let a slave that follows look for a newer snapshot, by its id.
+    RefreshSlave(usize, String),
     /// Look at a bucket; what is known already need not be read again.
     LookAtBucket(ViewKey, Box<BucketView>),
     /// Read the status log of a request.

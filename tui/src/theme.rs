@@ -55,7 +55,7 @@ impl Theme {
         active: Style::new().fg(Color::Cyan),
         warning: Style::new().fg(Color::Yellow),
         bad: Style::new().fg(Color::LightRed),
-        gauge: Style::new().fg(Color::Blue),
+        gauge: Style::new().fg(Color::LightBlue),
         key: Style::new().fg(Color::Cyan),
     };
 

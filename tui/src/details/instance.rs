@@ -22,6 +22,19 @@ pub(super) fn tell(page: &mut Page<'_>, key: &InstanceKey) -> String {
         (Role::Slave, None) => format!("slave (epoch {})", info.epoch),
     };
     page.fact("role", role);
+    if let Some(following) = &info.following {
+        let looked = following.looked_at.as_deref().map(date_and_time);
+        let looked = looked.unwrap_or_else(|| "never".to_owned());
+        let text = format!(
+            "every {} s, {} behind, last look {looked}",
+            following.interval, following.behind
+        );
+        page.fact("follows", text);
+        if let Some(since) = &following.unreachable_since {
+            let text = format!("the bucket does not answer since {}", date_and_time(since));
+            page.styled_fact("", &text, view.theme.warning);
+        }
+    }
     match &info.mount_point {
         Some(path) => page.fact("mounted on", path.to_string_lossy()),
         None => page.fact("mounted on", "nothing"),

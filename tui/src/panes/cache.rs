@@ -63,7 +63,7 @@ fn lines(view: View<'_>, info: &InstanceInfo, columns: u16) -> Vec<Line<'static>
             Span::raw(" "),
             Span::styled(on, style),
             Span::styled(off, view.theme.dim),
-            Span::styled(percent, style),
+            Span::styled(percent, if part < 0.8 { plain } else { style }),
         ]),
         line(
             "",
@@ -74,7 +74,7 @@ fn lines(view: View<'_>, info: &InstanceInfo, columns: u16) -> Vec<Line<'static>
     ];
     if info.role == Role::Master {
         let dirty = bytes(info.dirty_bytes);
-        lines.push(line("dirty", format!("{dirty} rows in memory"), plain));
+        lines.push(line("dirty", format!("{dirty} of rows"), plain));
         let new = counted(info.unpublished, "change", "changes");
         lines.push(line("new", new, plain));
     }

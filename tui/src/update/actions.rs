@@ -257,6 +257,27 @@ pub(super) fn umount(state: &mut State) {
     state.overlay = Some(Overlay::Dialog(dialog));
 }
 
+/// Let the selected slave look for a newer snapshot now.
+pub(super) fn follow(state: &mut State) -> Vec<Effect> {
+    let Some(key) = selected(state) else {
+        return Vec::new();
+    };
+    let follows = state
+        .watched(&key)
+        .is_some_and(|w| w.info.following.is_some());
+    if !follows {
+        let text =
+            "this one does not follow: `cbfsctl mount FS DIR --slave --follow` makes one that does";
+        say(state, Severity::Warning, text);
+        return Vec::new();
+    }
+    if !answers(state, key.0) {
+        return Vec::new();
+    }
+    say(state, Severity::Info, "looking for a newer snapshot");
+    vec![Effect::RefreshSlave(key.0, key.1)]
+}
+
 pub(super) fn refresh(state: &mut State) -> Vec<Effect> {
     for look in state.buckets.values_mut() {
         look.stale = true;

@@ -135,6 +135,7 @@ fn on_panes(state: &mut State, key: KeyEvent) -> Vec<Effect> {
         Action::Delete => actions::delete(state),
         Action::Mount => actions::mount(state),
         Action::Umount => actions::umount(state),
+        Action::Follow => return actions::follow(state),
         Action::Refresh => return actions::refresh(state),
         Action::Help => state.overlay = Some(Overlay::Help { scroll: 0 }),
         Action::Quit => state.quit = true,

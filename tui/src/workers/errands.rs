@@ -72,6 +72,13 @@ pub(super) fn carry_out(sockets: &[PathBuf], effect: Effect, sender: &Sender<Mes
             let unmounted = client(daemon).and_then(|c| c.umount(&request));
             told.done(unmounted.map(|i| format!("{} is unmounted", i.fs.tag)))
         }
+        Effect::RefreshSlave(daemon, id) => {
+            let moved = client(daemon).and_then(|c| c.refresh_slave(&id));
+            told.done(moved.map(|i| match i.snapshot {
+                Some(number) => format!("{} shows snapshot {number}", i.fs.tag),
+                None => format!("{} has looked", i.fs.tag),
+            }))
+        }
         Effect::Reconnect(_) => return,
     };
     // The program may have ended meanwhile.
@@ -155,6 +162,7 @@ fn describe(effect: &Effect) -> Errand {
             format!("{} was not unmounted", request.target),
             false,
         ),
+        Effect::RefreshSlave(d, id) => (*d, None, format!("{id} did not move"), false),
         Effect::ReadLog(d, fs, _) => (*d, Some(fs.clone()), "no log was read".to_owned(), false),
         Effect::LookAtBucket(key, _) => (
             0,

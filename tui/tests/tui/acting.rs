@@ -168,6 +168,25 @@ fn umount_names_the_instance() {
 }
 
 #[test]
+fn a_slave_that_follows_is_moved_and_no_other_instance() {
+    let mut told = Told::working(80, 24);
+    told.keys(&["f"]);
+    assert!(told.effects.is_empty());
+    assert!(told.screen(&COLOUR).contains("does not follow"));
+    let mut follower = slave();
+    follower["following"] = json!({"interval": 30, "behind": 2});
+    told.news(News::Status(Box::new(status(vec![
+        instance(json!({})),
+        follower,
+    ]))));
+    told.keys(&["Down", "f"]);
+    let id = told.state.selected_instance().unwrap().0.1;
+    assert!(told.effects.contains(&Effect::RefreshSlave(0, id)));
+    told.keys(&["Enter"]);
+    assert!(told.screen(&COLOUR).contains("every 30 s, 2 behind"));
+}
+
+#[test]
 fn the_selection_stays_with_its_snapshot_while_new_ones_come() {
     let mut told = Told::working(80, 24);
     told.keys(&["2", "Down", "Down"]);
