@@ -9,12 +9,15 @@ mod bucket_option;
 mod cli;
 mod client;
 mod commands;
+mod completion;
 mod confirmation;
 mod daemon_process;
 mod error_report;
 mod fuse_preflight;
 mod interrupt;
 mod log_text;
+mod manual;
+mod mount_helper;
 mod output;
 mod path_text;
 mod progress;
@@ -39,6 +42,12 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// (`cbfsctl … | head`) is no error: the command ends quietly.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(code) = completion::answer(&args) {
+        return code;
+    }
+    if mount_helper::is_called(&args) {
+        return mount_helper::run(&args);
+    }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(refusal) => return error_report::usage(&refusal, &args),

@@ -6,7 +6,7 @@ use crate::server;
 use cbfs_core::clock::{Clock, System};
 use cbfs_core::environment;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::DirBuilderExt;
@@ -33,6 +33,11 @@ struct Args {
     /// Log as JSON lines.
     #[arg(long)]
     log_json: bool,
+}
+
+/// The daemon's command line, for its man page.
+pub fn command() -> clap::Command {
+    Args::command()
 }
 
 /// Run the daemon; `words` is the command line with the program's name first. Returns when the daemon

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod demo;
+mod doctor;
 mod epoch;
 mod fs;
 mod index;
@@ -12,6 +13,8 @@ mod snapshot;
 mod status;
 mod umount;
 mod util;
+
+pub(crate) use util::daemon_command;
 
 use crate::cli::GlobalOptions;
 use crate::client::DaemonClient;
@@ -40,6 +43,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Bucket(bucket::BucketCommand),
     Status(status::Args),
+    Doctor(doctor::Args),
     Demo(demo::Args),
     #[command(subcommand, hide = true)]
     Util(util::UtilCommand),
@@ -66,7 +70,7 @@ impl Context {
     }
 }
 
-/// Run `command`; the exit code is 0 unless it is the daemon itself.
+/// Run `command`; the exit code is 0 unless it is the daemon itself, or findings of `doctor`.
 pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> {
     match command {
         Command::Fs(command) => fs::run(command, context)?,
@@ -79,6 +83,7 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Epoch(command) => epoch::run(command, context)?,
         Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,
+        Command::Doctor(args) => return doctor::run(&args, context),
         Command::Demo(args) => demo::run(&args, context)?,
         Command::Util(command) => return util::run(command, context),
     }

@@ -30,3 +30,8 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     let words = std::iter::once(OsString::from("cbfsd")).chain(args.args.iter().cloned());
     Ok(cbfsd::daemon::main(words))
 }
+
+/// The daemon's own command line, for its man page.
+pub(crate) fn command() -> clap::Command {
+    cbfsd::daemon::command()
+}
