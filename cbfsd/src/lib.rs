@@ -10,6 +10,7 @@ pub mod journal;
 pub mod kvs;
 pub mod manager;
 pub mod server;
+pub mod service_manager;
 pub mod snapshots;
 pub mod space;
 pub mod tiering;
