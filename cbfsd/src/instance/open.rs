@@ -132,6 +132,8 @@ impl Instance {
             poison: Default::default(),
             fenced: Default::default(),
             problems: Mutex::default(),
+            health_changed: Default::default(),
+            traffic: Default::default(),
             workers: Default::default(),
             _lock: lock,
         });
@@ -183,6 +185,8 @@ impl Instance {
             poison: Default::default(),
             fenced: Default::default(),
             problems: Mutex::default(),
+            health_changed: Default::default(),
+            traffic: Default::default(),
             workers: Default::default(),
             _lock: lock,
         }))
