@@ -45,6 +45,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(code) = completion::answer(&args) {
         return code;
     }
+    if commands::is_called_as_daemon(&args) {
+        return commands::run_daemon(&args);
+    }
     if mount_helper::is_called(&args) {
         return mount_helper::run(&args);
     }

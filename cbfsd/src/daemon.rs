@@ -27,7 +27,11 @@ use tracing_subscriber::EnvFilter;
 /// stop at a point from which they go on, rows in memory are written out. What it waits for is in the log and
 /// in `systemctl status`. Nothing that was acknowledged is lost, also when it is killed.
 #[derive(Debug, Parser)]
-#[command(name = "cbfsd", version, after_help = "Example:\n  cbfsd --state-dir /var/lib/cbfs --log-json")]
+#[command(
+    name = "cbfsd",
+    version,
+    after_help = "Example:\n  cbfsd --state-dir /var/lib/cbfs --log-json"
+)]
 struct Args {
     /// State directory.
     #[arg(long, value_name = "DIR")]

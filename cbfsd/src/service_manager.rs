@@ -107,7 +107,10 @@ impl Watchdog {
         let socket = socket.to_owned();
         // Twice as often as asked for, as sd_watchdog_enabled(3) wants it.
         let pace = limit / 2;
-        tracing::info!(limit_seconds = limit.as_secs_f64(), "the service manager watches");
+        tracing::info!(
+            limit_seconds = limit.as_secs_f64(),
+            "the service manager watches"
+        );
         let beat = move || match lives(&socket, pace) {
             Ok(()) => tell(&[NotifyState::Watchdog]),
             Err(e) => tracing::error!("the watchdog is not told that all is well: {e}"),
@@ -125,7 +128,8 @@ fn lives(socket: &PathBuf, patience: Duration) -> io::Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    stream.write_all(b"GET /v1/instances HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    stream
+        .write_all(b"GET /v1/instances HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(ANSWER as u64).read_to_end(&mut answer)?;
     if answer.starts_with(b"HTTP/1.1 200 ") {
@@ -235,7 +239,9 @@ mod tests {
     fn a_pulse_ends_at_once_when_dropped() {
         let beats = Arc::new(Mutex::new(0));
         let counted = Arc::clone(&beats);
-        let pulse = Pulse::start("test", Duration::from_secs(3600), move || *counted.lock() += 1);
+        let pulse = Pulse::start("test", Duration::from_secs(3600), move || {
+            *counted.lock() += 1
+        });
         let pulse = pulse.unwrap();
         while *beats.lock() == 0 {
             std::thread::yield_now();

@@ -117,7 +117,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome<ExitCode> {
                 printable(&finding.message),
             ]);
         }
-        output.line(table.render())?;
+        output.table(&table)?;
         let style = output.style();
         for finding in &findings {
             if let Some(remedy) = &finding.remedy {

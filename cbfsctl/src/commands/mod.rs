@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod bucket;
+mod daemon;
 mod demo;
 mod doctor;
 mod epoch;
@@ -14,7 +15,7 @@ mod status;
 mod umount;
 mod util;
 
-pub(crate) use util::daemon_command;
+pub(crate) use util::{daemon_command, is_called_as_daemon, run_daemon};
 
 use crate::cli::GlobalOptions;
 use crate::client::DaemonClient;
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Bucket(bucket::BucketCommand),
     Status(status::Args),
     Doctor(doctor::Args),
+    #[command(subcommand)]
+    Daemon(daemon::DaemonCommand),
     Demo(demo::Args),
     #[command(subcommand, hide = true)]
     Util(util::UtilCommand),
@@ -84,6 +87,7 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,
         Command::Doctor(args) => return doctor::run(&args, context),
+        Command::Daemon(command) => daemon::run(command, context)?,
         Command::Demo(args) => demo::run(&args, context)?,
         Command::Util(command) => return util::run(command, context),
     }

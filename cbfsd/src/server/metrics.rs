@@ -9,7 +9,7 @@
 use super::Shared;
 use axum::extract::State;
 use axum::response::IntoResponse;
-use cbfs_core::api::{Health, InstanceInfo, Role, SnapshotInfo};
+use cbfs_core::api::{Health, InstanceInfo, Role, SnapshotInfo, Traffic};
 use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::SnapshotState;
 use std::collections::BTreeMap;
@@ -69,10 +69,23 @@ const GAUGES: &[Gauge] = &[
         |i| Some(i.dirty_bytes),
     ),
     (
-        "cbfs_mounted",
-        "1 when the instance is mounted.",
-        |i| Some(u64::from(i.mount_point.is_some())),
+        "cbfs_contents_bytes",
+        "Bytes of all files, as statfs tells them.",
+        |i| Some(i.logical_bytes),
     ),
+    (
+        "cbfs_disk_free_bytes",
+        "Bytes that the disk of the state directory leaves.",
+        |i| Some(i.free_bytes),
+    ),
+    (
+        "cbfs_proxy_bytes",
+        "Bytes of objects on their way to or from the bucket.",
+        |i| Some(i.proxy_bytes),
+    ),
+    ("cbfs_mounted", "1 when the instance is mounted.", |i| {
+        Some(u64::from(i.mount_point.is_some()))
+    }),
     (
         "cbfs_epoch",
         "Epoch of the master, or of the slave's snapshot.",
@@ -82,6 +95,37 @@ const GAUGES: &[Gauge] = &[
         "cbfs_last_snapshot",
         "Number of the last complete snapshot of a master, of the mounted one of a slave.",
         |i| i.snapshot.or(i.last_snapshot).map(|n| n.0),
+    ),
+];
+
+/// A counter of each instance: name, help, value.
+type Counter = (&'static str, &'static str, fn(&Traffic) -> u64);
+
+const COUNTERS: &[Counter] = &[
+    (
+        "cbfs_read_bytes_total",
+        "Bytes read on the mount that the kernel did not have in its cache.",
+        |t| t.read_bytes,
+    ),
+    (
+        "cbfs_written_bytes_total",
+        "Bytes written on the mount.",
+        |t| t.written_bytes,
+    ),
+    (
+        "cbfs_bucket_sent_bytes_total",
+        "Bytes of objects sent to the bucket.",
+        |t| t.sent_bytes,
+    ),
+    (
+        "cbfs_bucket_received_bytes_total",
+        "Bytes of objects received from the bucket.",
+        |t| t.received_bytes,
+    ),
+    (
+        "cbfs_bucket_failed_requests_total",
+        "Requests to the bucket that failed.",
+        |t| t.failed_requests,
     ),
 ];
 
@@ -125,7 +169,11 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let gather = move || {
         let mut out = Exposition::default();
         let version = env!("CARGO_PKG_VERSION");
-        out.family("cbfs_build_info", "gauge", "Version of the daemon; always 1.");
+        out.family(
+            "cbfs_build_info",
+            "gauge",
+            "Version of the daemon; always 1.",
+        );
         out.sample("cbfs_build_info", &[("version", version)], 1);
         let node = shared.manager.node().to_owned();
         out.family("cbfs_node_info", "gauge", "Id of the node; always 1.");
@@ -172,6 +220,25 @@ fn of_instances(out: &mut Exposition, instances: &[InstanceInfo]) {
             if let Some(value) = value(i) {
                 out.sample(name, &[("instance_id", &i.id)], value);
             }
+        }
+    }
+    for (name, help, value) in COUNTERS {
+        out.family(name, "counter", help);
+        for i in instances {
+            out.sample(name, &[("instance_id", &i.id)], value(&i.traffic));
+        }
+    }
+    let name = "cbfs_bucket_requests_total";
+    let help = "Requests to the bucket, tries again included, since the daemon started.";
+    out.family(name, "counter", help);
+    for i in instances {
+        let t = &i.traffic;
+        for (kind, count) in [
+            ("put", t.puts),
+            ("get", t.gets),
+            ("other", t.other_requests),
+        ] {
+            out.sample(name, &[("instance_id", &i.id), ("kind", kind)], count);
         }
     }
     let name = "cbfs_last_snapshot_timestamp_seconds";

@@ -10,7 +10,9 @@ use crate::output::Outcome;
 use clap::Subcommand;
 use std::process::ExitCode;
 
-pub(crate) use daemon::command as daemon_command;
+pub(crate) use daemon::{
+    command as daemon_command, is_called as is_called_as_daemon, run_as_called as run_daemon,
+};
 
 /// For packages and for CBFS itself.
 #[derive(Debug, Subcommand)]

@@ -1,0 +1,23 @@
+//! `cbfsctl daemon …`: this node's daemon itself.
+
+mod start;
+mod stop;
+
+use super::Context;
+use crate::output::Outcome;
+use clap::Subcommand;
+
+/// The daemon of this node: start it, stop it in order.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DaemonCommand {
+    Start(start::Args),
+    Stop(stop::Args),
+}
+
+/// Run it.
+pub(crate) fn run(command: DaemonCommand, context: &mut Context) -> Outcome {
+    match command {
+        DaemonCommand::Start(args) => start::run(&args, context),
+        DaemonCommand::Stop(args) => stop::run(&args, context),
+    }
+}
