@@ -15,6 +15,7 @@ pub use events::{EventHub, Told};
 
 use crate::instance::{Instance, MasterParams, Options, SlaveParams};
 use crate::kvs::Counters;
+use crate::mounted::MountedInstance;
 use crate::snapshots::{ServiceParams, SnapshotService};
 use crate::tiering::proxy::ProxyCache;
 use crate::tiering::snapshot_stack::open_stack;
@@ -41,10 +42,12 @@ const SECTION_MEMORY: usize = 64 << 20;
 
 /// An open instance.
 pub struct Open {
+    id: String,
     config: Mutex<InstanceConfig>,
     dir: PathBuf,
-    instance: Arc<Instance>,
-    snapshots: Option<Arc<SnapshotService>>,
+    mounted: Arc<MountedInstance>,
+    /// Of a master.
+    snapshots: Mutex<Option<Arc<SnapshotService>>>,
     bucket: Arc<LazyBucket>,
     session: Mutex<Option<Session>>,
 }
@@ -156,10 +159,8 @@ impl Manager {
             Role::Slave => self.open_slave(config, &dir, options, manifest)?,
         };
         let open = Arc::new(open);
-        self.health.attend(&open.instance);
-        self.open
-            .lock()
-            .insert(open.instance.id().to_owned(), Arc::clone(&open));
+        self.health.attend(&open.instance());
+        self.open.lock().insert(open.id.clone(), Arc::clone(&open));
         Ok(open)
     }
 
@@ -178,6 +179,7 @@ impl Manager {
             block_size: config.block_size,
             options,
             clock: Arc::clone(&self.clock),
+            inherited: None,
         })?;
         let events = Arc::clone(&self.events);
         let snapshots = SnapshotService::open(ServiceParams {
@@ -192,14 +194,7 @@ impl Manager {
         })?;
         instance.start_workers()?;
         snapshots.start()?;
-        Ok(Open {
-            config: Mutex::new(config),
-            dir: dir.to_owned(),
-            instance,
-            snapshots: Some(snapshots),
-            bucket,
-            session: Mutex::default(),
-        })
+        Ok(Open::new(config, dir, instance, Some(snapshots), bucket))
     }
 
     fn open_slave(
@@ -241,15 +236,9 @@ impl Manager {
             },
             options,
             clock: Arc::clone(&self.clock),
+            inherited: None,
         })?;
-        Ok(Open {
-            config: Mutex::new(config),
-            dir: dir.to_owned(),
-            instance,
-            snapshots: None,
-            bucket,
-            session: Mutex::default(),
-        })
+        Ok(Open::new(config, dir, instance, None, bucket))
     }
 
     /// All instances, by id.
@@ -268,9 +257,9 @@ impl Manager {
     pub fn snapshots_of(&self, fs: &str) -> Result<Arc<SnapshotService>> {
         let selector: FsSelector = fs.parse()?;
         let all = self.open.lock();
-        let masters: BTreeMap<Handle, &Arc<SnapshotService>> = all
+        let masters: BTreeMap<Handle, Arc<SnapshotService>> = all
             .values()
-            .filter_map(|o| Some((o.config.lock().fs.clone(), o.snapshots.as_ref()?)))
+            .filter_map(|o| Some((o.config.lock().fs.clone(), o.snapshots()?)))
             .collect();
         let handles: Vec<Handle> = masters.keys().cloned().collect();
         let handle = selector.select(&handles).map_err(|e| match e.kind() {
@@ -281,7 +270,7 @@ impl Manager {
             .hint("snapshots are taken where the master is: see `cbfsctl instance list`"),
             _ => e,
         })?;
-        Ok(Arc::clone(masters[handle]))
+        Ok(Arc::clone(&masters[handle]))
     }
 
     /// The journal of the master of a file system, by its full handle.
@@ -290,13 +279,13 @@ impl Manager {
     /// [`ErrorKind::NotFound`] when this node has none.
     pub fn journal_of(&self, fs: &str) -> Result<PathBuf> {
         let all = self.open.lock();
-        let mut masters = all.values().filter(|o| o.snapshots.is_some());
+        let mut masters = all.values().filter(|o| o.snapshots().is_some());
         let master = masters.find(|o| o.config.lock().fs.to_string() == fs);
         let master = master.ok_or_else(|| {
             let text = format!("this node has no master of {fs}");
             Error::new(ErrorKind::NotFound, text)
         })?;
-        Ok(master.instance.journal_dir())
+        Ok(master.instance().journal_dir())
     }
 
     /// Requests that are not complete or cancelled, of all masters.
@@ -305,7 +294,7 @@ impl Manager {
             .open
             .lock()
             .values()
-            .filter_map(|o| o.snapshots.clone())
+            .filter_map(|o| o.snapshots())
             .collect();
         let ended = [SnapshotState::Complete, SnapshotState::Cancelled];
         let all = services.iter().flat_map(|s| s.list());
@@ -329,9 +318,9 @@ impl Manager {
             .into_values()
             .collect();
         for (at, open) in all.iter().enumerate() {
-            let id = open.instance.id();
+            let id = &open.id;
             let place = format!("{} of {}", at + 1, all.len());
-            if let Some(snapshots) = &open.snapshots {
+            if let Some(snapshots) = open.snapshots() {
                 doing(&format!("stopping the snapshots of {id} ({place})"));
                 snapshots.stop();
             }
@@ -340,13 +329,10 @@ impl Manager {
             if let Some(session) = session
                 && let Err(e) = session.unmount(false).or_else(|_| session.unmount(true))
             {
-                tracing::error!(
-                    instance = open.instance.id(),
-                    "the mount could not be ended: {e}"
-                );
+                tracing::error!(instance = open.id, "the mount could not be ended: {e}");
             }
-            if let Err(e) = open.instance.close() {
-                tracing::error!(instance = open.instance.id(), causes = ?e.causes(), "{e}");
+            if let Err(e) = open.instance().close() {
+                tracing::error!(instance = open.id, causes = ?e.causes(), "{e}");
             }
         }
     }
@@ -357,6 +343,34 @@ impl Manager {
 }
 
 impl Open {
+    fn new(
+        config: InstanceConfig,
+        dir: &Path,
+        instance: Arc<Instance>,
+        snapshots: Option<Arc<SnapshotService>>,
+        bucket: Arc<LazyBucket>,
+    ) -> Open {
+        Open {
+            id: instance.id().to_owned(),
+            config: Mutex::new(config),
+            dir: dir.to_owned(),
+            mounted: Arc::new(MountedInstance::new(instance)),
+            snapshots: Mutex::new(snapshots),
+            bucket,
+            session: Mutex::default(),
+        }
+    }
+
+    /// The instance that is served at present.
+    fn instance(&self) -> Arc<Instance> {
+        self.mounted.present()
+    }
+
+    /// The snapshot service of a master.
+    fn snapshots(&self) -> Option<Arc<SnapshotService>> {
+        self.snapshots.lock().clone()
+    }
+
     /// What the API tells of it.
     fn info(&self) -> InstanceInfo {
         let config = self.config.lock().clone();
@@ -365,9 +379,10 @@ impl Open {
             .lock()
             .as_ref()
             .map(|s| s.mount_point().to_owned());
-        let (health, problems) = self.instance.health();
+        let (instance, snapshots) = (self.instance(), self.snapshots());
+        let (health, problems) = instance.health();
         let (xid, counters, dirty_bytes, cut) = {
-            let tables = self.instance.kvs().tables();
+            let tables = instance.kvs().tables();
             (
                 tables.xid,
                 tables.counters,
@@ -375,10 +390,10 @@ impl Open {
                 tables.last_cut,
             )
         };
-        let last = self.snapshots.as_ref().and_then(|s| s.last_complete());
+        let last = snapshots.as_ref().and_then(|s| s.last_complete());
         let published = last.as_ref().map_or(cut, |m| m.xid.to);
         InstanceInfo {
-            id: self.instance.id().to_owned(),
+            id: self.id.clone(),
             fs: config.fs,
             bucket: config.bucket.to_string(),
             role: config.role,
@@ -388,19 +403,19 @@ impl Open {
             health,
             problems,
             xid,
-            durable_xid: self.instance.synced_xid(),
+            durable_xid: instance.synced_xid(),
             last_snapshot: last.as_ref().map(|m| m.number),
             last_snapshot_at: last.map(|m| m.created_at),
-            next_periodic: self.snapshots.as_ref().and_then(|s| s.next_periodic()),
+            next_periodic: snapshots.as_ref().and_then(|s| s.next_periodic()),
             unpublished: xid.0.saturating_sub(published.0),
             inodes: counters.inodes,
-            local_bytes: self.instance.local_bytes(),
-            kvs_limit: self.instance.limit(),
+            local_bytes: instance.local_bytes(),
+            kvs_limit: instance.limit(),
             dirty_bytes: dirty_bytes as u64,
             logical_bytes: counters.bytes,
-            free_bytes: self.instance.free_bytes(),
+            free_bytes: instance.free_bytes(),
             proxy_bytes: traffic::directory_bytes(&self.dir.join("proxy")),
-            traffic: traffic::of(self.instance.traffic(), self.bucket.counters()),
+            traffic: traffic::of(instance.traffic(), self.bucket.counters()),
         }
     }
 }
