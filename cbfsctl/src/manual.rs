@@ -1,5 +1,8 @@
 //! Man pages, made from the command line itself: what `--help` says and what `man` says is the same
-//! text. Section 1 has each command, section 8 the daemon and the helper of mount(8).
+//! text. Section 1 has each command, section 8 the daemon and the helper of
+//! mount(8), section 5 the daemon's settings, from their chapter in `docs/configuration.md`.
+
+mod settings;
 
 use crate::cli::Cli;
 use crate::commands::daemon_command;
@@ -21,6 +24,7 @@ pub(crate) fn pages() -> Result<BTreeMap<String, String>> {
     for helper in [daemon_command(), mount_helper::command()] {
         add(&mut pages, &helper, "8")?;
     }
+    pages.insert("cbfsd.toml.5".to_owned(), settings::page()?);
     Ok(pages)
 }
 

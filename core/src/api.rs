@@ -17,6 +17,7 @@
 //! | `POST /v1/snapshots/{fs}/schedule` | | [`ScheduleInfo`]; the settings are read from the bucket anew |
 //! | `GET /v1/log/{fs}?from=XID` | | the master's change log from there on, as far as it is still local: JSON lines as in `log.jsonl.zst`; with `&follow=true` it goes on |
 //! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`]; notes have an id, and with a header `Last-Event-ID` (which may be empty) those after it that the daemon still has come first |
+//! | `POST /v1/reload` | | [`ReloadInfo`]; `cbfsd.toml` is read anew, as on SIGHUP |
 //! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
 //! | `GET /metrics` | | Prometheus text |
 //!
@@ -273,6 +274,18 @@ pub struct SnapshotInfo {
     /// Type of the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureType>,
+}
+
+/// What came of reading `cbfsd.toml` anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadInfo {
+    /// The file; `None` when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Keys whose new values hold from now on.
+    pub applied: Vec<String>,
+    /// Keys whose new values hold after a restart of the daemon.
+    pub needs_restart: Vec<String>,
 }
 
 /// What a master does by itself.

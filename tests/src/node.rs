@@ -98,6 +98,7 @@ impl Node {
     pub fn environment_of(&self, mut command: Command) -> Command {
         for variable in [
             "CBFS_BUCKET",
+            "CBFS_CONFIG",
             "CBFS_FAILPOINT",
             "CBFS_LOG",
             "CBFS_FLUSH_ROWS",
@@ -109,6 +110,8 @@ impl Node {
             command.env_remove(variable);
         }
         command
+            // A file of this machine's must not be found; an empty one says nothing.
+            .env("CBFS_CONFIG", "/dev/null")
             .env("CBFS_STATE_DIR", self.state_dir())
             .env("CBFS_SOCKET", self.socket())
             .envs(self.environment.lock().expect("no panic before").clone())
