@@ -35,10 +35,11 @@ install: $(BUILD) ## into $(DESTDIR)$(PREFIX)
 	install -d $(dir $(helper))
 	ln -sf $(PREFIX)/bin/cbfsctl $(helper)
 	install -D -m 755 share/recover.sh $(sharedir)/cbfs/recover.sh
+	install -D -m 644 share/cbfsd.toml $(sharedir)/cbfs/cbfsd.toml
 	install -D -m 644 share/prometheus/alerts.yml $(sharedir)/cbfs/prometheus/alerts.yml
 	install -D -m 644 share/grafana/cbfs.json $(sharedir)/cbfs/grafana/cbfs.json
 	install -d $(unitdir)
-	sed 's|/usr/bin/|$(PREFIX)/bin/|' share/systemd/cbfsd.service > $(unitdir)/cbfsd.service
+	sed 's|/usr/bin/|$(PREFIX)/bin/|g' share/systemd/cbfsd.service > $(unitdir)/cbfsd.service
 	chmod 644 $(unitdir)/cbfsd.service
 	install -D -m 644 completions/cbfsctl.bash $(sharedir)/bash-completion/completions/cbfsctl
 	install -D -m 644 completions/_cbfsctl $(sharedir)/zsh/site-functions/_cbfsctl
@@ -48,6 +49,8 @@ install: $(BUILD) ## into $(DESTDIR)$(PREFIX)
 	install -m 644 $(pages8) $(sharedir)/man/man8/
 	$(if $(pages5),install -d $(sharedir)/man/man5 && install -m 644 $(pages5) $(sharedir)/man/man5/)
 	# What a person may have edited stays.
+	test -e $(DESTDIR)$(SYSCONFDIR)/cbfs/cbfsd.toml || \
+	  install -D -m 640 share/cbfsd.toml $(DESTDIR)$(SYSCONFDIR)/cbfs/cbfsd.toml
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/cbfsd || \
 	  install -D -m 640 share/default/cbfsd $(DESTDIR)$(SYSCONFDIR)/default/cbfsd
 
@@ -59,7 +62,7 @@ uninstall: ## all of it but settings and the state directory
 	rm -f $(addprefix $(sharedir)/man/man5/,$(notdir $(pages5)))
 	rm -f $(addprefix $(sharedir)/man/man8/,$(notdir $(pages8)))
 	rm -rf $(sharedir)/cbfs
-	@echo "left: $(SYSCONFDIR)/default/cbfsd, and the state directory (/var/lib/cbfs) with its data"
+	@echo "left: $(SYSCONFDIR)/cbfs, $(SYSCONFDIR)/default/cbfsd, and the state directory (/var/lib/cbfs) with its data"
 
 deb: $(BUILD) ## a Debian package in target/
 	share/debian/build $(PROGRAM) $(or $(DEB),target)

@@ -58,6 +58,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output::standard(cli.global.json, cli.global.quiet);
     let mut context = match commands::Context::new(output, &cli.global) {
         Ok(context) => context,
+        // What is wrong with the settings is one of its findings.
+        Err((output, _)) if cli.command.looks_at_settings() => {
+            commands::Context::without_settings(output, &cli.global)
+        }
         Err((mut output, error)) => {
             output.error(&error);
             return ExitCode::from(error.kind().exit_code());

@@ -296,6 +296,7 @@ fn what_commands_print_is_what_the_document_says() {
         "instance show home",
         "doctor",
         "daemon start",
+        "daemon reload",
         "daemon stop --dry-run",
     ] {
         assert_eq!(run(line), Some(0), "{line}");

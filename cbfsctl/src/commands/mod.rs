@@ -52,6 +52,13 @@ pub(crate) enum Command {
     Util(util::UtilCommand),
 }
 
+impl Command {
+    /// Whether it says itself what is wrong with the settings.
+    pub(crate) fn looks_at_settings(&self) -> bool {
+        matches!(self, Command::Doctor(_))
+    }
+}
+
 /// What a command works with.
 pub(crate) struct Context {
     /// Where its words go.
@@ -72,8 +79,13 @@ impl Context {
         if let Err(e) = cbfs_core::configuration::load() {
             return Err((output, e));
         }
+        Ok(Context::without_settings(output, global))
+    }
+
+    /// From the global options and the environment alone.
+    pub(crate) fn without_settings(output: Output, global: &GlobalOptions) -> Context {
         let socket = global.socket.clone().unwrap_or_else(environment::socket);
-        Ok(Context { output, socket })
+        Context { output, socket }
     }
 
     /// A client of this node's daemon.

@@ -28,7 +28,7 @@ pub(super) fn page() -> Result<String> {
     for block in chapter.trim().split("\n\n") {
         if block.starts_with('|') {
             for (at, row) in block.lines().enumerate() {
-                let cells = row.trim_matches('|').split(" | ").map(str::trim);
+                let cells = row.trim_matches('|').split('|').map(str::trim);
                 let cells: Vec<&str> = cells.collect();
                 match at {
                     0 => titles = cells,

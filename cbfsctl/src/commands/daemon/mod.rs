@@ -1,5 +1,6 @@
 //! `cbfsctl daemon …`: this node's daemon itself.
 
+mod reload;
 mod start;
 mod stop;
 
@@ -7,10 +8,11 @@ use super::Context;
 use crate::output::Outcome;
 use clap::Subcommand;
 
-/// The daemon of this node: start it, stop it in order.
+/// The daemon of this node: start it, let it read its settings, stop it in order.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DaemonCommand {
     Start(start::Args),
+    Reload(reload::Args),
     Stop(stop::Args),
 }
 
@@ -18,6 +20,7 @@ pub(crate) enum DaemonCommand {
 pub(crate) fn run(command: DaemonCommand, context: &mut Context) -> Outcome {
     match command {
         DaemonCommand::Start(args) => start::run(&args, context),
+        DaemonCommand::Reload(args) => reload::run(&args, context),
         DaemonCommand::Stop(args) => stop::run(&args, context),
     }
 }

@@ -5,7 +5,7 @@ use crate::bucket_option::{self, BucketOption};
 use crate::commands::Context;
 use crate::quantities;
 use cbfs_core::api::{DaemonStatus, Health};
-use cbfs_core::{ErrorKind, Result, bucket, catalog, environment};
+use cbfs_core::{ErrorKind, Result, bucket, catalog, configuration, environment};
 use rustix::fs::{Access, access, statfs, statvfs};
 use std::collections::BTreeSet;
 use std::fs;
@@ -68,6 +68,7 @@ pub(super) fn findings(option: &BucketOption, context: &Context) -> Result<Vec<F
         Ok(status) => status.state_dir.clone(),
         Err(_) => environment::state_dir(),
     };
+    findings.push(settings());
     findings.extend(state_directory(&state_dir));
     findings.extend(socket(&context.socket));
     match &status {
@@ -91,6 +92,21 @@ pub(super) fn findings(option: &BucketOption, context: &Context) -> Result<Vec<F
     }
     findings.extend(buckets.iter().map(|url| one_bucket(url)));
     Ok(findings)
+}
+
+/// `cbfsd.toml`.
+fn settings() -> Finding {
+    match (configuration::load(), configuration::path()) {
+        (Err(e), _) => Finding::of_error("settings", &e),
+        (Ok(read), (path, _)) => match (&read.file, path) {
+            (Some(file), _) => Finding::ok("settings", file.display().to_string()),
+            (None, Some(path)) => {
+                let text = format!("defaults; there is no {}", path.display());
+                Finding::ok("settings", text)
+            }
+            (None, None) => Finding::ok("settings", "defaults"),
+        },
+    }
 }
 
 fn state_directory(dir: &Path) -> Vec<Finding> {
