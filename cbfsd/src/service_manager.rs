@@ -177,6 +177,8 @@ impl Lengthy {
                 tracing::info!(seconds, "{what}: goes on");
             }
         };
+        // Before anything else is told, not whenever a thread gets its turn.
+        beat();
         let pulse = Pulse::start("lengthy", LENGTHY_PACE, beat);
         if let Err(e) = &pulse {
             tracing::warn!("the service manager is not asked for more time: {e}");

@@ -75,7 +75,11 @@ fn a_block_without_a_reason_is_run() {
         .collect();
     assert_eq!(
         seen,
-        [(2, "one\ntwo\n", None), (7, "three\n", Some("root")), (13, "four\n", None)]
+        [
+            (2, "one\ntwo\n", None),
+            (7, "three\n", Some("root")),
+            (13, "four\n", None)
+        ]
     );
 }
 
@@ -112,8 +116,11 @@ fn run_session(name: &str, blocks: &[Block]) {
     symlink(cbfsctl(), bin.join("cbfsctl")).unwrap();
     let here = |text: &str| {
         let below = |top: &str, text: &str| {
-            text.replace(&format!("file:///{top}/"), &format!("file://{}/{top}/", dir.display()))
-                .replace(&format!(" /{top}/"), &format!(" {}/{top}/", dir.display()))
+            text.replace(
+                &format!("file:///{top}/"),
+                &format!("file://{}/{top}/", dir.display()),
+            )
+            .replace(&format!(" /{top}/"), &format!(" {}/{top}/", dir.display()))
         };
         below("mnt", &below("srv", text))
     };
@@ -123,7 +130,11 @@ fn run_session(name: &str, blocks: &[Block]) {
     let mut script = String::from("set -eu\n");
     script += &here(prologue.map_or("", |(_, commands)| commands));
     for block in blocks {
-        script += &format!("\necho '--- {name}, line {}' >&2\n{}", block.line, here(&block.text));
+        script += &format!(
+            "\necho '--- {name}, line {}' >&2\n{}",
+            block.line,
+            here(&block.text)
+        );
     }
     // Whatever the document left running.
     script += "\ncbfsctl daemon stop 2>/dev/null || true\n";
@@ -134,5 +145,10 @@ fn run_session(name: &str, blocks: &[Block]) {
         .current_dir(&dir)
         .env("PATH", format!("{}:{path}", bin.display()));
     let ran = Ran::of(&mut bash);
-    assert!(ran.code == Some(0), "{name}:\n{}\n{}", ran.stdout, ran.stderr);
+    assert!(
+        ran.code == Some(0),
+        "{name}:\n{}\n{}",
+        ran.stdout,
+        ran.stderr
+    );
 }

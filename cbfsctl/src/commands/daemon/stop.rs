@@ -91,11 +91,14 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     for mount_point in &stopped.mount_points {
         context.output.line(mount_point)?;
     }
-    let (pid, mounts) = (stopped.pid, stopped.mount_points.len());
-    context.output.message(if args.dry_run {
-        format!("would stop the daemon (pid {pid}); {mounts} mounts would end, and come back with the next start")
-    } else {
-        format!("the daemon (pid {pid}) has stopped; {mounts} mounts come back with the next start")
+    let back = match stopped.mount_points.is_empty() {
+        true => "",
+        false => "; what is mounted comes back with the next start",
+    };
+    let pid = stopped.pid;
+    context.output.message(match args.dry_run {
+        true => format!("would stop the daemon (pid {pid}){back}"),
+        false => format!("the daemon (pid {pid}) has stopped{back}"),
     });
     Ok(())
 }
