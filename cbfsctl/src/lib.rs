@@ -55,18 +55,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(refusal) => return error_report::usage(&refusal, &args),
     };
-    let output = Output::standard(cli.global.json, cli.global.quiet);
-    let mut context = match commands::Context::new(output, &cli.global) {
-        Ok(context) => context,
-        // What is wrong with the settings is one of its findings.
-        Err((output, _)) if cli.command.looks_at_settings() => {
-            commands::Context::without_settings(output, &cli.global)
-        }
-        Err((mut output, error)) => {
-            output.error(&error);
-            return ExitCode::from(error.kind().exit_code());
-        }
-    };
+    let mut output = Output::standard(cli.global.json, cli.global.quiet);
+    // What `doctor` finds wrong with the settings is one of its findings.
+    if let Err(error) = cbfs_core::configuration::load()
+        && !cli.command.looks_at_settings()
+    {
+        output.error(&error);
+        return ExitCode::from(error.kind().exit_code());
+    }
+    let mut context = commands::Context::new(output, &cli.global);
     match commands::run(cli.command, &mut context) {
         Ok(code) => code,
         Err(Stop::ClosedPipe) => ExitCode::SUCCESS,

@@ -160,8 +160,8 @@ fn mount(args: &Args) -> Outcome {
         return Ok(());
     }
     let output = Output::standard(false, !args.verbose);
-    let context = Context::new(output, &cli.global);
-    let mut context = context.map_err(|(_, error)| error)?;
+    cbfs_core::configuration::load()?;
+    let mut context = Context::new(output, &cli.global);
     if let Some(instance) = standing(args, &context)? {
         let text = format_args!("{} is mounted already", instance.id);
         context.output.message(text);
