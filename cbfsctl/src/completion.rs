@@ -26,6 +26,8 @@ const VARIABLE: &str = "CBFSCTL_COMPLETE";
 /// Answer a shell; `None` when none asks and the command line is to be run.
 pub(crate) fn answer(args: &[OsString]) -> Option<ExitCode> {
     std::env::var_os(VARIABLE).filter(|shell| !shell.is_empty())?;
+    // Socket and bucket may stand there. A file that cannot be understood is told by the command itself.
+    let _ = cbfs_core::configuration::load();
     let words = args.to_vec();
     let asked = CompleteEnv::with_factory(move || command(&words))
         .var(VARIABLE)

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
+use cbfs_tests::contents::noise;
 use cbfs_tests::{Master, needs_fuse, tree};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -281,6 +282,8 @@ fn what_commands_print_is_what_the_document_says() {
         &format!("snapshot delete home@1 --confirm {}", m.fs),
         "snapshot list home --all",
         "fs set home --every 1h --keep-daily 7",
+        // Else the full hour makes one by itself.
+        "fs set home --no-schedule",
         &format!("fs show home {b}"),
         "epoch list home",
         "index show home@2",
@@ -304,6 +307,8 @@ fn what_commands_print_is_what_the_document_says() {
     // Requests that never become complete: their bucket is away.
     if let Some(dir) = url.strip_prefix("file://") {
         fs::rename(dir, format!("{dir}-away")).unwrap();
+        // With contents to send it cannot get as far as its manifest, which nobody could withdraw.
+        fs::write(m.at("large"), noise(1, 3_000_000)).unwrap();
         assert_eq!(run("snapshot create home"), Some(0));
         run("snapshot list home");
         assert_eq!(run("snapshot cancel home@3"), Some(0));

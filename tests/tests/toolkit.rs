@@ -163,4 +163,14 @@ fn doctor_tells_what_is_wrong_with_its_remedy() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let daemon = of(&findings(&ran), "daemon");
     assert!(daemon["message"].as_str().unwrap().contains("mount"));
+
+    // Settings that no command understands are a finding, too.
+    let wrong = m.stage.path("wrong.toml");
+    fs::write(&wrong, "proxy_limt = 1\n").unwrap();
+    idle.set("CBFS_CONFIG", wrong.to_str().unwrap());
+    let ran = idle.ctl(["doctor", "--json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let settings = of(&findings(&ran), "settings");
+    assert!(settings["message"].as_str().unwrap().contains("proxy_limt"));
+    assert_eq!(idle.ctl(["status"]).code, Some(2));
 }

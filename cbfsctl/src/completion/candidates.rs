@@ -6,7 +6,7 @@ use crate::client::DaemonClient;
 use cbfs_core::api::InstanceInfo;
 use cbfs_core::handle::Handle;
 use cbfs_core::snapshot::SnapshotState;
-use cbfs_core::{Result, bucket, catalog, environment};
+use cbfs_core::{Result, bucket, catalog, configuration, environment};
 use clap_complete::engine::CompletionCandidate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -46,7 +46,10 @@ impl Candidates {
     /// As the line `words` and the environment say.
     pub(super) fn of(words: &[OsString]) -> Candidates {
         let socket = option(words, "--socket").map(PathBuf::from);
-        let environment = || std::env::var("CBFS_BUCKET").ok();
+        let environment = || {
+            let named = std::env::var("CBFS_BUCKET").ok();
+            named.or_else(|| configuration::current().bucket.clone())
+        };
         Candidates {
             socket: socket.unwrap_or_else(environment::socket),
             bucket: option(words, "--bucket")
