@@ -11,10 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Documents whose blocks begin where another left: what must be there first.
-const PROLOGUES: [(&str, &str); 1] = [(
-    "docs/snapshots.md",
-    "export CBFS_BUCKET=file:///srv/bucket; mkdir -p /srv/bucket /mnt/home; cbfsctl fs create home; cbfsctl mount home /mnt/home",
-)];
+const PROLOGUES: [(&str, &str); 2] = [("docs/snapshots.md", MASTER), ("docs/slaves.md", MASTER)];
+
+/// The file system `home`, its master, and a snapshot `monday`.
+const MASTER: &str = "export CBFS_BUCKET=file:///srv/bucket
+mkdir -p /srv/bucket /mnt/home /mnt/then /mnt/now
+cbfsctl fs create home
+cbfsctl mount home /mnt/home
+cbfsctl snapshot create home --name monday --wait";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
