@@ -53,6 +53,16 @@ _cbfsctl() {
 complete -o bashdefault -o nosort -F _cbfsctl cbfsctl 2>/dev/null || complete -o bashdefault -F _cbfsctl cbfsctl
 "#;
 
+/// How clap's script for zsh ends: good for `source` alone.
+const ZSH_REGISTERED: &str = "\ncompdef _clap_dynamic_completer_cbfsctl cbfsctl";
+/// Loaded by zsh itself, from its directory of functions, the file is the function and must answer at once.
+const ZSH_AUTOLOADED: &str = r#"
+if [[ ${funcstack[1]} == _cbfsctl ]]; then
+    _clap_dynamic_completer_cbfsctl "$@"
+else
+    compdef _clap_dynamic_completer_cbfsctl cbfsctl
+fi"#;
+
 /// The script for a shell.
 ///
 /// # Errors
@@ -67,12 +77,24 @@ pub(crate) fn script(shell: &str) -> Result<String> {
     };
     match shell {
         "bash" => Ok(BASH.replace("VARIABLE", VARIABLE)),
-        "zsh" => registration(&Zsh),
+        "zsh" => Ok(registration(&Zsh)?.replace(ZSH_REGISTERED, ZSH_AUTOLOADED)),
         "fish" => registration(&Fish),
         other => Err(Error::new(
             ErrorKind::Usage,
             format!("there is no completion for {other:?}"),
         )
         .hint("bash, zsh or fish")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zsh_can_source_its_script_and_load_it_by_itself() {
+        let script = script("zsh").unwrap();
+        assert!(script.starts_with("#compdef cbfsctl\n"));
+        assert!(script.contains(ZSH_AUTOLOADED), "{script}");
     }
 }
