@@ -89,6 +89,9 @@ pub struct InstanceInfo {
     /// The last complete snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_snapshot: Option<SnapshotNumber>,
+    /// When that one was made, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_snapshot_at: Option<String>,
     /// When the next periodic snapshot is due, RFC 3339; `None` without a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_periodic: Option<String>,
@@ -327,6 +330,7 @@ pub struct ScheduleInfo {
 /// One event of `/v1/events`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)] // one at a time, and gone at once
 pub enum DaemonEvent {
     /// A snapshot request changed.
     Snapshot {

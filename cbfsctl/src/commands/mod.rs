@@ -1,7 +1,9 @@
 //! The subcommands, one file each.
 
 mod bucket;
+mod daemon;
 mod demo;
+mod doctor;
 mod epoch;
 mod fs;
 mod index;
@@ -14,6 +16,8 @@ mod status;
 mod tui;
 mod umount;
 mod util;
+
+pub(crate) use util::{daemon_command, is_called_as_daemon, run_daemon};
 
 use crate::cli::GlobalOptions;
 use crate::client::DaemonClient;
@@ -45,9 +49,19 @@ pub(crate) enum Command {
     Bucket(bucket::BucketCommand),
     Status(status::Args),
     Tui(tui::Args),
+    Doctor(doctor::Args),
+    #[command(subcommand)]
+    Daemon(daemon::DaemonCommand),
     Demo(demo::Args),
     #[command(subcommand, hide = true)]
     Util(util::UtilCommand),
+}
+
+impl Command {
+    /// Whether it says itself what is wrong with the settings.
+    pub(crate) fn looks_at_settings(&self) -> bool {
+        matches!(self, Command::Doctor(_))
+    }
 }
 
 /// What a command works with.
@@ -61,25 +75,16 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// From the global options, the environment and `cbfsd.toml`.
-    ///
-    /// # Errors
-    /// When `cbfsd.toml` cannot be read or understood; the output is given back to tell it.
-    pub(crate) fn new(
-        output: Output,
-        global: &GlobalOptions,
-    ) -> std::result::Result<Context, (Output, cbfs_core::Error)> {
-        if let Err(e) = cbfs_core::configuration::load() {
-            return Err((output, e));
-        }
+    /// From the global options, the environment, and the settings that were loaded.
+    pub(crate) fn new(output: Output, global: &GlobalOptions) -> Context {
         let sockets = global.socket.clone();
         let socket = sockets.first().cloned();
         let socket = socket.unwrap_or_else(environment::socket);
-        Ok(Context {
+        Context {
             output,
             socket,
             sockets,
-        })
+        }
     }
 
     /// A client of this node's daemon.
@@ -88,7 +93,7 @@ impl Context {
     }
 }
 
-/// Run `command`; the exit code is 0 unless it is the daemon itself.
+/// Run `command`; the exit code is 0 unless it is the daemon itself, or findings of `doctor`.
 pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> {
     if context.sockets.len() > 1 && !matches!(command, Command::Tui(_)) {
         let error = Error::new(ErrorKind::Usage, "more than one --socket was given");
@@ -109,6 +114,8 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,
         Command::Tui(args) => tui::run(&args, context)?,
+        Command::Doctor(args) => return doctor::run(&args, context),
+        Command::Daemon(command) => daemon::run(command, context)?,
         Command::Demo(args) => demo::run(&args, context)?,
         Command::Util(command) => return util::run(command, context),
     }
