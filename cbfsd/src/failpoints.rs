@@ -119,6 +119,9 @@ failpoints! {
     DESTROY_JOURNALED = "destroy.journaled";
     /// The uselessness of a backing file is durable; the file is still there.
     REAP_BEFORE_REMOVAL = "reap.before-removal";
+    /// Of a promoted master: what is below of a block that is about to change is in the backing file; no record
+    /// says so.
+    BLOCK_BROUGHT = "block.brought";
 
     /// The log of a request is durable; nobody was answered.
     REQUEST_LOGGED = "snapshot.requested";

@@ -4,6 +4,7 @@
 
 mod acl;
 mod attributes;
+mod below;
 mod commit;
 mod contents;
 mod filesystem;
@@ -16,7 +17,7 @@ mod snapshot_source;
 mod workers;
 
 pub(crate) use open::lock_existing;
-pub use open::{MasterParams, SlaveParams};
+pub use open::{MasterBase, MasterParams, SlaveParams};
 
 use crate::data::{BackingFiles, Preserved};
 use crate::failpoints::{self, reach};
@@ -123,7 +124,10 @@ pub struct Instance {
     space: Option<Space>,
     /// The last transaction before unused room was last given back.
     reclaimed_at: AtomicU64,
+    /// Where contents come from that are not here: of a slave and a promoted master.
     tier_in: Option<Arc<TierIn>>,
+    /// Which blocks of files that are partly below are here.
+    residency: below::Residency,
     /// What the snapshot being persisted still needs.
     preserved: RwLock<Option<Arc<Preserved>>>,
     /// How often the kernel has been told of each inode and not yet forgotten it.

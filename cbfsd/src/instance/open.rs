@@ -35,10 +35,22 @@ pub struct MasterParams {
     pub epoch: Epoch,
     /// Block size of the file system.
     pub block_size: u64,
+    /// The snapshot that its epoch starts from; `None` for a file system that begins here.
+    pub base: Option<MasterBase>,
     /// Tunables.
     pub options: Options,
     /// Clock.
     pub clock: Arc<dyn Clock>,
+}
+
+/// The snapshot below a master.
+pub struct MasterBase {
+    /// Its layers.
+    pub stack: Arc<Stack>,
+    /// Where contents come from.
+    pub tier_in: Arc<TierIn>,
+    /// What was counted in it.
+    pub counters: Counters,
 }
 
 /// What a slave is opened with.
@@ -84,6 +96,7 @@ impl Instance {
             dir,
             epoch,
             block_size,
+            base,
             options,
             clock,
         } = params;
@@ -101,8 +114,9 @@ impl Instance {
             durable_file::create_dir_all(sub)
                 .context(|| format!("{} could not be created", sub.display()))?;
         }
-        let floor = Committed::floor_of(epoch);
-        let kvs = Kvs::open(&dir.join("kvs"), None, floor, block_size)?;
+        let floor = Committed::floor_of(epoch, base.as_ref().map(|b| b.counters));
+        let (stack, tier_in) = base.map(|b| (b.stack, b.tier_in)).unzip();
+        let kvs = Kvs::open(&dir.join("kvs"), stack, floor, block_size)?;
         kvs.limit_cache(options.cache_limit);
         let backing = BackingFiles::open_dir(&dir.join("data"))?;
         replay(&kvs, &journal_dir, &options)?;
@@ -123,7 +137,8 @@ impl Instance {
             backing,
             space: Some(space),
             reclaimed_at: AtomicU64::new(0),
-            tier_in: None,
+            tier_in,
+            residency: Mutex::default(),
             preserved: RwLock::default(),
             lookups: Mutex::default(),
             truncated: Mutex::default(),
@@ -175,6 +190,7 @@ impl Instance {
             space: None,
             reclaimed_at: AtomicU64::new(0),
             tier_in: Some(tier_in),
+            residency: Mutex::default(),
             preserved: RwLock::default(),
             lookups: Mutex::default(),
             truncated: Mutex::default(),

@@ -4,13 +4,13 @@
 //! A master stays open while it is unmounted: its snapshots go on. A slave is nothing but a mount; it
 //! goes with it.
 
+pub(crate) mod base;
 mod config;
 mod mounts;
 
 pub use config::{InstanceConfig, node_id};
 
 use crate::instance::{Instance, MasterParams, Options, SlaveParams};
-use crate::kvs::Counters;
 use crate::snapshots::{ServiceParams, SnapshotService};
 use crate::tiering::proxy::ProxyCache;
 use crate::tiering::snapshot_stack::open_stack;
@@ -22,6 +22,7 @@ use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{FsSelector, Handle};
+use cbfs_core::ids::Xid;
 use cbfs_core::snapshot::SnapshotState;
 use cbfs_fuse::Session;
 use parking_lot::Mutex;
@@ -163,12 +164,21 @@ impl Manager {
         options: Options,
     ) -> Result<Open> {
         // A master works without its bucket: it is opened when it is needed.
-        let bucket = Arc::new(LazyBucket::new(config.bucket.clone(), false));
+        let bucket: Arc<dyn Bucket> = Arc::new(LazyBucket::new(config.bucket.clone(), false));
+        let base = match config.base {
+            Some(base) => {
+                let manifest = base::manifest(dir, base)?;
+                let bucket = Arc::clone(&bucket);
+                Some(base::open(dir, &manifest, bucket, config.block_size)?)
+            }
+            None => None,
+        };
         let instance = Instance::open_master(MasterParams {
             id: config.id(),
             dir: dir.to_owned(),
             epoch: config.epoch,
             block_size: config.block_size,
+            base,
             options,
             clock: Arc::clone(&self.clock),
         })?;
@@ -230,10 +240,7 @@ impl Manager {
             epoch: config.epoch,
             stack,
             tier_in: Arc::new(tier_in),
-            counters: Counters {
-                inodes: manifest.totals.inodes,
-                bytes: manifest.totals.logical_bytes,
-            },
+            counters: base::counters(&manifest),
             options,
             clock: Arc::clone(&self.clock),
         })?;
@@ -360,6 +367,8 @@ impl Open {
         };
         let last = self.snapshots.as_ref().and_then(|s| s.last_complete());
         let published = last.as_ref().map_or(cut, |m| m.xid.to);
+        // Of another epoch when nothing was published in this one.
+        let published = published.max(Xid::floor_of(config.epoch));
         InstanceInfo {
             id: self.instance.id().to_owned(),
             fs: config.fs,

@@ -108,6 +108,7 @@ impl Manager {
             noatime: request.noatime,
             kvs_limit: limit_of(request),
             ballast: None,
+            base: None,
         };
         let config = self.claim_first_epoch(&*bucket, config)?;
         self.open_instance(config, None)
@@ -171,6 +172,7 @@ impl Manager {
             noatime: request.noatime,
             kvs_limit: None,
             ballast: None,
+            base: None,
         };
         let id = config.id();
         if let Some(open) = self.open.lock().get(&id) {

@@ -130,19 +130,17 @@ impl SnapshotService {
             }
             self.prepare_resume(&status)?;
         }
-        let attempt = self.ids.attempt();
-        let boot_id = boot_id()?;
         // Before the cut: a reboot right after it must be noticed.
-        self.record(
-            number,
-            StatusEvent::Attempt {
-                attempt: attempt.clone(),
-                boot_id,
-            },
-        )?;
+        let mut attempt = self.begin_attempt(number)?;
         reach(failpoints::SNAPSHOT_ATTEMPT_LOGGED);
         let frozen = match self.status(number)?.state {
-            SnapshotState::Queued => self.collect(number)?,
+            SnapshotState::Queued => {
+                let frozen = self.collect(number)?;
+                // An attempt stands for contents: its id is of after the cut. Else a copy of this state directory
+                // that was made before the cut would take what is published under it for its own.
+                attempt = self.begin_attempt(number)?;
+                frozen
+            }
             _ => self.instance.frozen_of(number)?,
         };
         self.go_on(number)?;
@@ -154,6 +152,17 @@ impl SnapshotService {
         let manifest = self.publish(manifest)?;
         reach(failpoints::SNAPSHOT_PUBLISHED);
         self.complete(number, &manifest)
+    }
+
+    /// Draw the id of an attempt, and log it with the boot id.
+    fn begin_attempt(&self, number: SnapshotNumber) -> Result<String> {
+        let attempt = self.ids.attempt();
+        let event = StatusEvent::Attempt {
+            attempt: attempt.clone(),
+            boot_id: boot_id()?,
+        };
+        self.record(number, event)?;
+        Ok(attempt)
     }
 
     /// Between two steps.
