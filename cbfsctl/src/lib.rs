@@ -7,7 +7,6 @@
 
 mod bucket_option;
 mod cli;
-mod client;
 mod commands;
 mod confirmation;
 mod daemon_process;
@@ -24,6 +23,7 @@ mod snapshot_watch;
 mod table;
 mod target;
 
+use cbfs_client as client;
 use clap::Parser;
 use cli::Cli;
 use output::{Output, Stop};

@@ -1,4 +1,5 @@
-//! The daemon's API as blocking calls with types. The routes stand in [`cbfs_core::api`].
+//! The daemon's API as blocking calls with types, for whoever talks to it: `cbfsctl` and the TUI. The routes stand
+//! in [`cbfs_core::api`].
 
 use cbfs_core::api::{
     DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ScheduleInfo, SnapshotInfo,
@@ -34,14 +35,14 @@ const IDLE: Duration = Duration::from_millis(200);
 /// Every call fails with [`ErrorKind::DaemonUnreachable`] when no daemon answers, with
 /// [`ErrorKind::Credentials`] when the socket refuses us, and else with the daemon's own error.
 #[derive(Debug)]
-pub(crate) struct DaemonClient {
+pub struct DaemonClient {
     socket: PathBuf,
     runtime: Runtime,
 }
 
 impl DaemonClient {
     /// A client for `socket`. Nothing is connected yet.
-    pub(crate) fn new(socket: &Path) -> Result<DaemonClient> {
+    pub fn new(socket: &Path) -> Result<DaemonClient> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -53,54 +54,54 @@ impl DaemonClient {
     }
 
     /// `GET /v1/status`.
-    pub(crate) fn status(&self) -> Result<DaemonStatus> {
+    pub fn status(&self) -> Result<DaemonStatus> {
         self.get("/v1/status")
     }
 
     /// `GET /v1/instances`.
-    pub(crate) fn instances(&self) -> Result<Vec<InstanceInfo>> {
+    pub fn instances(&self) -> Result<Vec<InstanceInfo>> {
         self.get("/v1/instances")
     }
 
     /// `POST /v1/mounts`; answers when the mount is usable.
-    pub(crate) fn mount(&self, request: &MountRequest) -> Result<InstanceInfo> {
+    pub fn mount(&self, request: &MountRequest) -> Result<InstanceInfo> {
         self.post("/v1/mounts", request)
     }
 
     /// `POST /v1/umounts`; answers when the mount is gone.
-    pub(crate) fn umount(&self, request: &UmountRequest) -> Result<InstanceInfo> {
+    pub fn umount(&self, request: &UmountRequest) -> Result<InstanceInfo> {
         self.post("/v1/umounts", request)
     }
 
     /// `POST /v1/snapshots`; answers when the request is persisted, before the cut.
-    pub(crate) fn create_snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotInfo> {
+    pub fn create_snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotInfo> {
         self.post("/v1/snapshots", request)
     }
 
     /// `GET /v1/snapshots/{fs}`: the requests this daemon knows. `fs` is a full handle.
-    pub(crate) fn snapshots(&self, fs: &str) -> Result<Vec<SnapshotInfo>> {
+    pub fn snapshots(&self, fs: &str) -> Result<Vec<SnapshotInfo>> {
         self.get(&format!("/v1/snapshots/{}", segment(fs)))
     }
 
     /// `GET /v1/snapshots/{fs}/{number}`. `fs` is a full handle.
-    pub(crate) fn snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+    pub fn snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
         self.get(&format!("/v1/snapshots/{}/{number}", segment(fs)))
     }
 
     /// `POST /v1/snapshots/{fs}/{number}/cancel`. `fs` is a full handle.
-    pub(crate) fn cancel_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+    pub fn cancel_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
         let path = format!("/v1/snapshots/{}/{number}/cancel", segment(fs));
         self.post(&path, &serde_json::json!({}))
     }
 
     /// `POST /v1/snapshots/{fs}/{number}/retry`. `fs` is a full handle.
-    pub(crate) fn retry_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+    pub fn retry_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
         let path = format!("/v1/snapshots/{}/{number}/retry", segment(fs));
         self.post(&path, &serde_json::json!({}))
     }
 
     /// `POST /v1/snapshots/{fs}/schedule`: settings from the bucket anew. `fs` is a full handle.
-    pub(crate) fn refresh_settings(&self, fs: &str) -> Result<ScheduleInfo> {
+    pub fn refresh_settings(&self, fs: &str) -> Result<ScheduleInfo> {
         let path = format!("/v1/snapshots/{}/schedule", segment(fs));
         self.post(&path, &serde_json::json!({}))
     }
@@ -108,7 +109,7 @@ impl DaemonClient {
     /// `GET /v1/snapshots/{fs}/{number}/log`: the status log so far. `fs` is a full handle.
     ///
     /// A last line without a newline is still being written and left out.
-    pub(crate) fn snapshot_log(&self, fs: &str, number: SnapshotNumber) -> Result<Vec<StatusLine>> {
+    pub fn snapshot_log(&self, fs: &str, number: SnapshotNumber) -> Result<Vec<StatusLine>> {
         let path = format!("/v1/snapshots/{}/{number}/log", segment(fs));
         let text = self.exchange(&Method::GET, &path, Vec::new(), Some(QUESTION_PATIENCE))?;
         text.split_inclusive(|b| *b == b'\n')
@@ -120,7 +121,7 @@ impl DaemonClient {
     /// `GET /v1/log/{fs}`: the change log from a transaction on, as far as the daemon still has it.
     /// `fs` is a full handle. `each` gets the lines, and `None` a few times a second while there is
     /// none; when it answers `false` this ends.
-    pub(crate) fn change_log(
+    pub fn change_log(
         &self,
         fs: &str,
         from: Xid,
@@ -170,7 +171,7 @@ impl DaemonClient {
     }
 
     /// `POST /v1/shutdown`: the daemon ends; it unmounts nothing that comes back with the next.
-    pub(crate) fn shutdown(&self) -> Result<()> {
+    pub fn shutdown(&self) -> Result<()> {
         self.post("/v1/shutdown", &serde_json::json!({}))
             .map(|_: serde_json::Value| ())
     }
