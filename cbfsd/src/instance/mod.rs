@@ -7,6 +7,7 @@ mod attributes;
 mod below;
 mod commit;
 mod contents;
+mod fence;
 mod filesystem;
 mod listing;
 mod namespace;
@@ -34,7 +35,7 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -139,7 +140,8 @@ pub struct Instance {
     /// Backing files that must be synced before the journal is.
     barrier: Mutex<FxHashSet<(Ino, u64)>>,
     poison: OnceLock<String>,
-    fenced: AtomicBool,
+    /// Why nothing is changed any more.
+    fenced: OnceLock<String>,
     problems: Mutex<FxHashMap<&'static str, String>>,
     workers: workers::Workers,
     /// Holds the lock on the state directory.
@@ -182,16 +184,6 @@ impl Instance {
         self.syncer.as_ref().map_or(Xid(0), |s| s.synced())
     }
 
-    /// A later epoch exists: nothing is changed any more.
-    pub fn fence(&self) {
-        self.fenced.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether a later epoch exists.
-    pub fn is_fenced(&self) -> bool {
-        self.fenced.load(Ordering::SeqCst)
-    }
-
     /// A failed fsync or broken invariant: reads go on, everything that changes something fails.
     pub fn poison(&self, why: &Error) {
         let mut text = why.to_string();
@@ -225,11 +217,8 @@ impl Instance {
             problems.insert(0, format!("{why}; restart cbfsd, and check the disk"));
             return (Health::Poisoned, problems);
         }
-        if self.is_fenced() {
-            problems.insert(
-                0,
-                "a later epoch has taken over: this master is read-only".into(),
-            );
+        if let Some(why) = self.fenced_because() {
+            problems.insert(0, format!("read-only: {why}"));
             return (Health::Fenced, problems);
         }
         let health = if problems.is_empty() {

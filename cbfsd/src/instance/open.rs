@@ -5,7 +5,7 @@
 //! holds is a prefix of what was answered; a torn tail and everything behind it is cut off.
 
 use super::replay::replay;
-use super::{Instance, Options};
+use super::{Instance, Options, fence};
 use crate::data::BackingFiles;
 use crate::journal::{Event, Journal};
 use crate::kvs::{Committed, Counters, Kvs};
@@ -22,7 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicU64;
 
 /// What a master is opened with.
@@ -114,6 +114,10 @@ impl Instance {
             durable_file::create_dir_all(sub)
                 .context(|| format!("{} could not be created", sub.display()))?;
         }
+        let fenced = OnceLock::new();
+        if let Some(why) = fence::read(&dir)? {
+            let _ = fenced.set(why); // it is new
+        }
         let floor = Committed::floor_of(epoch, base.as_ref().map(|b| b.counters));
         let (stack, tier_in) = base.map(|b| (b.stack, b.tier_in)).unzip();
         let kvs = Kvs::open(&dir.join("kvs"), stack, floor, block_size)?;
@@ -145,7 +149,7 @@ impl Instance {
             undestroyed: Mutex::default(),
             barrier: Mutex::default(),
             poison: Default::default(),
-            fenced: Default::default(),
+            fenced,
             problems: Mutex::default(),
             workers: Default::default(),
             _lock: lock,

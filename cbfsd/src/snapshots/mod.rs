@@ -14,6 +14,7 @@ mod policy;
 mod publish;
 mod requests;
 mod scheduler;
+mod watch;
 mod withdrawal;
 
 use crate::failpoints::{self, reach};
@@ -42,6 +43,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use watch::Watch;
 
 /// Pause before what failed for a passing reason is tried again; doubles up to [`LONGEST_PAUSE`].
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -60,6 +62,8 @@ pub struct ServiceParams {
     pub bucket: Arc<dyn Bucket>,
     /// This node's id.
     pub node: String,
+    /// Nonce of the master's claim.
+    pub nonce: String,
     /// Clock.
     pub clock: Arc<dyn Clock>,
     /// Source of attempt ids.
@@ -76,6 +80,7 @@ pub struct SnapshotService {
     fs: Handle,
     bucket: Arc<dyn Bucket>,
     node: String,
+    nonce: String,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     on_change: OnChange,
@@ -88,6 +93,7 @@ pub struct SnapshotService {
     settings: Mutex<FsSettings>,
     thread: Mutex<Option<JoinHandle<()>>>,
     merger: Arc<LayerMerger>,
+    watch: Watch,
 }
 
 struct State {
@@ -113,6 +119,7 @@ impl SnapshotService {
             fs,
             bucket,
             node,
+            nonce,
             clock,
             ids,
             on_change,
@@ -124,7 +131,7 @@ impl SnapshotService {
             tracing::error!(instance = instance.id(), "{problem}");
             instance.set_problem("status-log", Some(problem));
         }
-        let last_complete = read_last_complete(&last_complete_path(&instance))?;
+        let last_complete = read_last_complete(&instance.dir().join(LAST_COMPLETE))?;
         let notifier = Notifier::new(&node);
         let settings = scheduler::cached_settings(instance.dir(), FsSettings::unset(fs.clone()))?;
         let problems = Arc::clone(&instance);
@@ -142,6 +149,7 @@ impl SnapshotService {
             fs,
             bucket,
             node,
+            nonce,
             clock,
             ids,
             on_change,
@@ -161,6 +169,7 @@ impl SnapshotService {
             scheduler: Scheduler::default(),
             settings: Mutex::new(settings),
             thread: Mutex::default(),
+            watch: Watch::default(),
         });
         service.resume_preserving()?;
         service.tell_old_failure();
@@ -183,6 +192,7 @@ impl SnapshotService {
             .spawn(run)
             .map_err(|e| Error::failed("a thread could not be started").because(e))?;
         *self.thread.lock() = Some(thread);
+        self.start_watch()?;
         self.start_scheduler()?;
         self.merger.start()
     }
@@ -191,6 +201,7 @@ impl SnapshotService {
     pub fn stop(&self) {
         self.state.lock().stop = true;
         self.wake.notify_all();
+        self.watch.stop();
         self.scheduler.stop();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
@@ -422,9 +433,8 @@ impl State {
     }
 }
 
-fn last_complete_path(instance: &Instance) -> PathBuf {
-    instance.dir().join("last-complete.json")
-}
+/// The manifest of the last complete snapshot.
+const LAST_COMPLETE: &str = "last-complete.json";
 
 fn read_last_complete(path: &Path) -> Result<Option<Manifest>> {
     match fs::read(path) {
@@ -435,7 +445,12 @@ fn read_last_complete(path: &Path) -> Result<Option<Manifest>> {
 }
 
 fn write_last_complete(instance: &Instance, manifest: &Manifest) -> Result<()> {
-    let path = last_complete_path(instance);
+    begin_after(instance.dir(), manifest)
+}
+
+/// Let the snapshots of the instance in `dir` go on after this one.
+pub(crate) fn begin_after(dir: &Path, manifest: &Manifest) -> Result<()> {
+    let path = dir.join(LAST_COMPLETE);
     let bytes = cbfs_core::format::to_json(manifest)?;
     durable_file::replace(&path, &bytes)
         .context(|| format!("{} could not be written", path.display()))
