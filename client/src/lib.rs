@@ -2,7 +2,7 @@
 //! in [`cbfs_core::api`].
 
 use cbfs_core::api::{
-    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ScheduleInfo, SnapshotInfo,
+    DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ScheduleInfo, SnapshotInfo,
     SnapshotRequest, UmountRequest,
 };
 use cbfs_core::error::Context;
@@ -28,6 +28,15 @@ const QUESTION_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often who reads a stream is asked whether to go on.
 const IDLE: Duration = Duration::from_millis(200);
+
+/// An event as the daemon told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its id, which only notes have.
+    pub id: Option<String>,
+    /// What happened.
+    pub event: DaemonEvent,
+}
 
 /// A client of the daemon behind one socket. One connection per request: a daemon that was
 /// restarted in between is found again.
@@ -129,14 +138,66 @@ impl DaemonClient {
         each: &mut dyn FnMut(Option<&[u8]>) -> Result<bool>,
     ) -> Result<()> {
         let path = format!("/v1/log/{}?from={from}&follow={follow}", segment(fs));
+        self.lines(&path, None, &mut |line| {
+            let Some(line) = line.filter(|line| !line.is_empty()) else {
+                return if line.is_none() { each(None) } else { Ok(true) };
+            };
+            if let Ok(body) = serde_json::from_slice::<ErrorBody>(line) {
+                return Err(body.into());
+            }
+            each(Some(line))
+        })
+    }
+
+    /// `GET /v1/events`: what happens from now on, and before it the notes after the one with the id `last` (every
+    /// one that the daemon still has, if it is no id of this daemon; none without `last`). `each` gets the id of a
+    /// note and the event, and `None` a few times a second while there is none; when it answers `false` this
+    /// ends. It also ends when the daemon does.
+    ///
+    /// Events that this client does not know are left out.
+    pub fn events(
+        &self,
+        last: Option<&str>,
+        each: &mut dyn FnMut(Option<Told>) -> Result<bool>,
+    ) -> Result<()> {
+        let (mut id, mut data): (Option<String>, Vec<u8>) = (None, Vec::new());
+        self.lines("/v1/events", last, &mut |line| {
+            let Some(line) = line else { return each(None) };
+            if line.is_empty() {
+                let event = serde_json::from_slice(&data).ok();
+                data.clear();
+                let id = id.take();
+                return match event {
+                    Some(event) => each(Some(Told { id, event })),
+                    None => Ok(true),
+                };
+            }
+            if let Some(text) = line.strip_prefix(b"id:") {
+                id = Some(String::from_utf8_lossy(text.trim_ascii()).into_owned());
+            } else if let Some(text) = line.strip_prefix(b"data:") {
+                data.extend_from_slice(text.trim_ascii());
+            }
+            Ok(true)
+        })
+    }
+
+    /// The lines of an answer while it comes in, without their ends; a last one without an end is left out.
+    /// `each` gets `None` a few times a second while there is none; when it answers `false` this ends.
+    fn lines(
+        &self,
+        path: &str,
+        last_event: Option<&str>,
+        each: &mut dyn FnMut(Option<&[u8]>) -> Result<bool>,
+    ) -> Result<()> {
         self.runtime.block_on(async {
-            let (response, driver) = self.send(&Method::GET, &path, Vec::new()).await?;
+            let headers = last_event.map(|id| ("last-event-id", id));
+            let (response, driver) = self.send(&Method::GET, path, Vec::new(), headers).await?;
             let status = response.status();
             let mut body = response.into_body();
             if !status.is_success() {
                 let answer = body.collect().await;
                 let answer = answer.map_err(|e| self.broken(&Method::GET, e))?;
-                return Err(refused(&Method::GET, &path, status, &answer.to_bytes()));
+                return Err(refused(&Method::GET, path, status, &answer.to_bytes()));
             }
             let mut rest = Vec::new();
             let mut go_on = true;
@@ -150,20 +211,13 @@ impl DaemonClient {
                     Ok(Some(frame)) => frame.map_err(|e| self.broken(&Method::GET, e))?,
                 };
                 rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-                let whole = rest
-                    .iter()
-                    .rposition(|b| *b == b'\n')
-                    .map_or(0, |at| at + 1);
-                for line in rest[..whole]
-                    .split(|b| *b == b'\n')
-                    .filter(|l| !l.is_empty())
-                {
-                    if let Ok(body) = serde_json::from_slice::<ErrorBody>(line) {
-                        return Err(body.into());
-                    }
+                let Some(last) = rest.iter().rposition(|b| *b == b'\n') else {
+                    continue;
+                };
+                for line in rest[..last].split(|b| *b == b'\n') {
                     go_on = go_on && each(Some(line))?;
                 }
-                rest.drain(..whole);
+                rest.drain(..=last);
             }
             driver.abort();
             Ok(())
@@ -225,7 +279,7 @@ impl DaemonClient {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>)> {
-        let (response, driver) = self.send(method, path, body).await?;
+        let (response, driver) = self.send(method, path, body, None).await?;
         let status = response.status();
         let answer = response
             .into_body()
@@ -242,6 +296,7 @@ impl DaemonClient {
         method: &Method,
         path: &str,
         body: Vec<u8>,
+        header: Option<(&str, &str)>,
     ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>)> {
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -255,7 +310,12 @@ impl DaemonClient {
             .method(method)
             .uri(path)
             .header("host", "localhost")
-            .header("content-type", "application/json")
+            .header("content-type", "application/json");
+        let request = match header {
+            Some((name, value)) => request.header(name, value),
+            None => request,
+        };
+        let request = request
             .body(Full::new(Bytes::from(body)))
             .context(|| format!("the request {method} {path} could not be made"))?;
         let response = sender
@@ -422,6 +482,34 @@ mod tests {
                 .unwrap()
                 .starts_with("GET /v1/snapshots/home-1%2F2/3 HTTP/1.1")
         );
+    }
+
+    #[test]
+    fn events_come_with_the_ids_of_notes_and_unknown_ones_are_left_out() {
+        let (_dir, client, server) = answering(concat!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
+            ": keep-alive\n\n",
+            "data: {\"type\":\"of the future\"}\n\n",
+            "id: r-7\ndata: {\"type\":\"note\",\"note\":{\"at\":\"2025-01-01T00:00:00Z\",",
+            "\"severity\":\"warning\",\"text\":\"hot\"}}\n\n",
+            "id: r-8\ndata: {\"type\":\"no"
+        ));
+        let mut seen = Vec::new();
+        client
+            .events(Some("r-6"), &mut |event| {
+                if let Some(Told {
+                    id,
+                    event: DaemonEvent::Note { note },
+                }) = event
+                {
+                    seen.push((id, note.text));
+                }
+                Ok(true)
+            })
+            .unwrap();
+        assert_eq!(seen, [(Some("r-7".to_owned()), "hot".to_owned())]);
+        let request = server.join().unwrap();
+        assert!(request.contains("last-event-id: r-6"), "{request}");
     }
 
     #[test]

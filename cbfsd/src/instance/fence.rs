@@ -43,6 +43,7 @@ impl Instance {
             return; // the first reason stands
         }
         tracing::error!(instance = %self.id, "fenced: {reason}");
+        self.tell_health();
         // Whoever is inside the gate is done when this returns.
         drop(self.gate.write());
         let fenced = Fenced {

@@ -15,10 +15,12 @@ mod open;
 pub(crate) mod replay;
 mod room;
 mod snapshot_source;
+mod traffic;
 mod workers;
 
 pub(crate) use open::lock_existing;
 pub use open::{MasterBase, MasterParams, SlaveParams};
+pub use traffic::MountTraffic;
 
 use crate::data::{BackingFiles, Preserved};
 use crate::failpoints::{self, reach};
@@ -143,6 +145,9 @@ pub struct Instance {
     /// Why nothing is changed any more.
     fenced: OnceLock<String>,
     problems: Mutex<FxHashMap<&'static str, String>>,
+    /// Called when the health may have changed, from any thread and with any lock held.
+    health_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    traffic: MountTraffic,
     workers: workers::Workers,
     /// Holds the lock on the state directory.
     _lock: File,
@@ -193,6 +198,7 @@ impl Instance {
         }
         tracing::error!(instance = %self.id, "poisoned: {text}");
         let _ = self.poison.set(text); // only the first reason is kept
+        self.tell_health();
     }
 
     /// Why it is poisoned.
@@ -202,11 +208,38 @@ impl Instance {
 
     /// Note (or clear) a problem that an operator should see, by topic.
     pub fn set_problem(&self, topic: &'static str, problem: Option<String>) {
-        let mut problems = self.problems.lock();
-        match problem {
-            Some(text) => drop(problems.insert(topic, text)),
-            None => drop(problems.remove(topic)),
+        let changed = {
+            let mut problems = self.problems.lock();
+            match problem {
+                Some(text) => {
+                    let before = problems.insert(topic, text.clone());
+                    before.is_none_or(|before| before != text)
+                }
+                None => problems.remove(topic).is_some(),
+            }
+        };
+        if changed {
+            self.tell_health();
         }
+    }
+
+    /// What is to be called when the health may have changed: from any thread and with any lock held, so it must
+    /// neither wait nor ask this instance. Only the first one is.
+    pub fn on_health_change(&self, call: Box<dyn Fn() + Send + Sync>) {
+        if self.health_changed.set(call).is_err() {
+            tracing::error!(instance = %self.id, "its health is watched already");
+        }
+    }
+
+    fn tell_health(&self) {
+        if let Some(call) = self.health_changed.get() {
+            call();
+        }
+    }
+
+    /// What went through its mount.
+    pub fn traffic(&self) -> &MountTraffic {
+        &self.traffic
     }
 
     /// How it is, and why not well.

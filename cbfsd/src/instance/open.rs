@@ -151,6 +151,8 @@ impl Instance {
             poison: Default::default(),
             fenced,
             problems: Mutex::default(),
+            health_changed: Default::default(),
+            traffic: Default::default(),
             workers: Default::default(),
             _lock: lock,
         });
@@ -203,6 +205,8 @@ impl Instance {
             poison: Default::default(),
             fenced: Default::default(),
             problems: Mutex::default(),
+            health_changed: Default::default(),
+            traffic: Default::default(),
             workers: Default::default(),
             _lock: lock,
         }))

@@ -6,16 +6,20 @@
 
 pub(crate) mod base;
 mod config;
+mod events;
+mod health_watch;
 mod mounts;
+mod traffic;
 
 pub use config::{InstanceConfig, node_id};
+pub use events::{EventHub, Told};
 
 use crate::instance::{Instance, MasterParams, Options, SlaveParams};
 use crate::snapshots::{ServiceParams, SnapshotService};
 use crate::tiering::proxy::ProxyCache;
 use crate::tiering::snapshot_stack::open_stack;
 use crate::tiering::tier_in::TierIn;
-use cbfs_core::api::{DaemonEvent, InstanceInfo, Role, SnapshotInfo};
+use cbfs_core::api::{InstanceInfo, Role, SnapshotInfo};
 use cbfs_core::bucket::{Bucket, LazyBucket};
 use cbfs_core::clock::{Clock, Ids};
 use cbfs_core::durable_file;
@@ -25,19 +29,16 @@ use cbfs_core::handle::{FsSelector, Handle};
 use cbfs_core::ids::Xid;
 use cbfs_core::snapshot::SnapshotState;
 use cbfs_fuse::Session;
+use health_watch::HealthWatch;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::broadcast;
 
 /// Memory for decompressed sections of a slave, in bytes.
 const SECTION_MEMORY: usize = 64 << 20;
-
-/// Events kept for a slow listener.
-const EVENT_BACKLOG: usize = 1024;
 
 /// An open instance.
 pub struct Open {
@@ -45,6 +46,7 @@ pub struct Open {
     dir: PathBuf,
     instance: Arc<Instance>,
     snapshots: Option<Arc<SnapshotService>>,
+    bucket: Arc<LazyBucket>,
     session: Mutex<Option<Session>>,
 }
 
@@ -57,7 +59,8 @@ pub struct Manager {
     open: Mutex<BTreeMap<String, Arc<Open>>>,
     /// One mount, umount or start at a time.
     changing: Mutex<()>,
-    events: broadcast::Sender<DaemonEvent>,
+    events: Arc<EventHub>,
+    health: HealthWatch,
     stopping: AtomicBool,
 }
 
@@ -65,8 +68,8 @@ impl Manager {
     /// The manager of a locked state directory; nothing is open yet.
     pub fn new(state_dir: &Path, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Arc<Manager>> {
         let node = node_id(state_dir, &*ids)?;
-        let (events, _) = broadcast::channel(EVENT_BACKLOG);
-        Ok(Arc::new(Manager {
+        let events = Arc::new(EventHub::new(Arc::clone(&clock), ids.attempt()));
+        let manager = Arc::new(Manager {
             state_dir: state_dir.to_owned(),
             node,
             clock,
@@ -74,8 +77,11 @@ impl Manager {
             open: Mutex::default(),
             changing: Mutex::default(),
             events,
+            health: HealthWatch::default(),
             stopping: AtomicBool::new(false),
-        }))
+        });
+        manager.watch_health()?;
+        Ok(manager)
     }
 
     /// This node's id.
@@ -88,9 +94,9 @@ impl Manager {
         &self.state_dir
     }
 
-    /// Everything that happens from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<DaemonEvent> {
-        self.events.subscribe()
+    /// What happens on this node.
+    pub fn events(&self) -> &EventHub {
+        &self.events
     }
 
     fn instances_dir(&self) -> PathBuf {
@@ -151,6 +157,7 @@ impl Manager {
             Role::Slave => self.open_slave(config, &dir, options, manifest)?,
         };
         let open = Arc::new(open);
+        self.health.attend(&open.instance);
         self.open
             .lock()
             .insert(open.instance.id().to_owned(), Arc::clone(&open));
@@ -182,18 +189,15 @@ impl Manager {
             options,
             clock: Arc::clone(&self.clock),
         })?;
-        let events = self.events.clone();
+        let events = Arc::clone(&self.events);
         let snapshots = SnapshotService::open(ServiceParams {
             instance: Arc::clone(&instance),
             fs: config.fs.clone(),
-            bucket,
+            bucket: Arc::clone(&bucket) as Arc<dyn Bucket>,
             node: self.node.clone(),
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
-            // Nobody listening is fine.
-            on_change: Arc::new(move |snapshot| {
-                drop(events.send(DaemonEvent::Snapshot { snapshot }));
-            }),
+            on_change: Arc::new(move |snapshot| events.snapshot(snapshot)),
             proxy_limit: cbfs_core::environment::proxy_limit()?,
         })?;
         instance.start_workers()?;
@@ -203,6 +207,7 @@ impl Manager {
             dir: dir.to_owned(),
             instance,
             snapshots: Some(snapshots),
+            bucket,
             session: Mutex::default(),
         })
     }
@@ -223,12 +228,12 @@ impl Manager {
                 cbfs_core::format::parse(&path.display().to_string(), &bytes)?
             }
         };
-        let bucket: Arc<dyn Bucket> = Arc::new(LazyBucket::new(config.bucket.clone(), true));
+        let bucket = Arc::new(LazyBucket::new(config.bucket.clone(), true));
         let proxy = Arc::new(ProxyCache::open(&dir.join("proxy"))?);
         let stack = open_stack(&*bucket, &config.fs, &proxy, &manifest, config.block_size)?;
         let stack = Arc::new(stack);
         let tier_in = TierIn::new(
-            bucket,
+            Arc::clone(&bucket) as Arc<dyn Bucket>,
             config.fs.clone(),
             proxy,
             Arc::clone(&stack),
@@ -249,6 +254,7 @@ impl Manager {
             dir: dir.to_owned(),
             instance,
             snapshots: None,
+            bucket,
             session: Mutex::default(),
         })
     }
@@ -316,6 +322,7 @@ impl Manager {
     /// End everything: mounts go (and come back with the next daemon), rows are written out.
     pub fn close(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        self.health.stop();
         let _one = self.changing.lock();
         let all: Vec<Arc<Open>> = std::mem::take(&mut *self.open.lock())
             .into_values()
@@ -340,9 +347,7 @@ impl Manager {
     }
 
     fn tell(&self, open: &Open) {
-        drop(self.events.send(DaemonEvent::Instance {
-            instance: open.info(),
-        }));
+        self.events.instance(open.info());
     }
 }
 
@@ -388,6 +393,10 @@ impl Open {
             local_bytes: self.instance.local_bytes(),
             kvs_limit: self.instance.limit(),
             dirty_bytes: dirty_bytes as u64,
+            logical_bytes: counters.bytes,
+            free_bytes: self.instance.free_bytes(),
+            proxy_bytes: traffic::directory_bytes(&self.dir.join("proxy")),
+            traffic: traffic::of(self.instance.traffic(), self.bucket.counters()),
         }
     }
 }

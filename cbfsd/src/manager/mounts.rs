@@ -344,6 +344,7 @@ impl Manager {
     /// A slave is nothing but its mount: its caches go with it.
     fn discard_slave(&self, open: &Arc<Open>) -> Result<()> {
         self.open.lock().remove(open.instance.id());
+        self.events.forget(open.instance.id());
         open.instance.close()?;
         match fs::remove_dir_all(&open.dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
