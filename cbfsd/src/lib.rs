@@ -9,6 +9,7 @@ pub mod instance;
 pub mod journal;
 pub mod kvs;
 pub mod manager;
+pub mod mounted;
 pub mod server;
 pub mod snapshots;
 pub mod space;

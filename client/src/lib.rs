@@ -2,8 +2,8 @@
 //! in [`cbfs_core::api`].
 
 use cbfs_core::api::{
-    DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ScheduleInfo, SnapshotInfo,
-    SnapshotRequest, UmountRequest,
+    DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, PromoteRequest,
+    PromotionInfo, ScheduleInfo, SnapshotInfo, SnapshotRequest, UmountRequest,
 };
 use cbfs_core::error::Context;
 use cbfs_core::ids::{SnapshotNumber, Xid};
@@ -125,6 +125,11 @@ impl DaemonClient {
             .filter(|line| line.ends_with(b"\n") && !line.trim_ascii().is_empty())
             .map(|line| decode(&path, line))
             .collect()
+    }
+
+    /// `POST /v1/epochs/{fs}/promote`; answers when this node's master is open, or what would be done. `fs` may be a TAG.
+    pub fn promote(&self, fs: &str, request: &PromoteRequest) -> Result<PromotionInfo> {
+        self.post(&format!("/v1/epochs/{}/promote", segment(fs)), request)
     }
 
     /// `GET /v1/log/{fs}`: the change log from a transaction on, as far as the daemon still has it.

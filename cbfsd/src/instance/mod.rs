@@ -10,6 +10,7 @@ mod contents;
 mod fence;
 mod filesystem;
 mod listing;
+mod lookups;
 mod namespace;
 mod open;
 pub(crate) mod replay;
@@ -18,8 +19,9 @@ mod snapshot_source;
 mod traffic;
 mod workers;
 
+pub use lookups::Lookups;
 pub(crate) use open::lock_existing;
-pub use open::{MasterBase, MasterParams, SlaveParams};
+pub use open::{Inherited, MasterBase, MasterParams, SlaveParams, StateDirLock};
 pub use traffic::MountTraffic;
 
 use crate::data::{BackingFiles, Preserved};
@@ -35,9 +37,8 @@ use cbfs_core::ids::{Epoch, Ino, Xid};
 use cbfs_fuse::{Errno, Refusal};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -134,7 +135,7 @@ pub struct Instance {
     /// What the snapshot being persisted still needs.
     preserved: RwLock<Option<Arc<Preserved>>>,
     /// How often the kernel has been told of each inode and not yet forgotten it.
-    lookups: Mutex<FxHashMap<Ino, u64>>,
+    lookups: Arc<Lookups>,
     /// Files truncated to nothing whose new contents have no backing file yet.
     truncated: Mutex<FxHashSet<Ino>>,
     /// Orphans that a full disk kept from being destroyed; the syncer tries again.
@@ -150,7 +151,7 @@ pub struct Instance {
     traffic: MountTraffic,
     workers: workers::Workers,
     /// Holds the lock on the state directory.
-    _lock: File,
+    lock: StateDirLock,
 }
 
 impl Instance {
@@ -172,6 +173,16 @@ impl Instance {
     /// The master's epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// What the kernel knows of the mount it serves.
+    pub fn lookups(&self) -> &Arc<Lookups> {
+        &self.lookups
+    }
+
+    /// The lock on its state directory, for the instance that takes over from it there.
+    pub fn state_dir_lock(&self) -> StateDirLock {
+        self.lock.clone()
     }
 
     /// The KVS.
@@ -277,32 +288,19 @@ impl Instance {
     }
 
     fn count_lookup(&self, ino: Ino) {
-        *self.lookups.lock().entry(ino).or_insert(0) += 1;
+        self.lookups.raise(ino);
     }
 
     /// The kernel forgot `count` lookups of an inode.
     fn forgotten(&self, ino: Ino, count: u64) {
-        let unused = {
-            let mut lookups = self.lookups.lock();
-            match lookups.get_mut(&ino) {
-                Some(left) if *left > count => {
-                    *left -= count;
-                    false
-                }
-                _ => {
-                    lookups.remove(&ino);
-                    true
-                }
-            }
-        };
-        if unused {
+        if self.lookups.lower(ino, count) {
             self.destroy_if_unused(ino);
         }
     }
 
     /// The mount is gone, and with it all that the kernel knew: it sends no forgets at unmount.
     pub fn forget_all(&self) {
-        self.lookups.lock().clear();
+        self.lookups.clear();
         let orphans: Vec<Ino> = self.kvs.tables().orphans.iter().copied().collect();
         for ino in orphans {
             self.destroy_if_unused(ino);
@@ -312,7 +310,7 @@ impl Instance {
     /// Destroy an inode that has no name and that the kernel does not know (any more).
     fn destroy_if_unused(&self, ino: Ino) {
         let orphan = self.kvs.tables().orphans.contains(&ino);
-        if !orphan || self.lookups.lock().contains_key(&ino) {
+        if !orphan || self.lookups.of(ino) > 0 {
             return;
         }
         if let Err(Refusal::Errno(e)) = self.freeing(|| self.destroy(ino))

@@ -5,7 +5,7 @@
 //! holds is a prefix of what was answered; a torn tail and everything behind it is cut off.
 
 use super::replay::replay;
-use super::{Instance, Options, fence};
+use super::{Instance, Lookups, Options, fence};
 use crate::data::BackingFiles;
 use crate::journal::{Event, Journal};
 use crate::kvs::{Committed, Counters, Kvs};
@@ -22,8 +22,53 @@ use parking_lot::{Mutex, RwLock};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+
+/// The lock on a state directory. Two instances may share it while one takes over from the other.
+#[derive(Debug, Clone)]
+pub struct StateDirLock(
+    // Held, not used: the lock goes with the last descriptor.
+    #[expect(dead_code)] Arc<File>,
+);
+
+/// What an instance that takes a mount over has from the one before.
+#[derive(Debug, Clone)]
+pub struct Inherited {
+    /// What the kernel knows of the mount.
+    pub lookups: Arc<Lookups>,
+    /// The lock on the state directory they share.
+    pub lock: StateDirLock,
+}
+
+impl Inherited {
+    /// From `before`.
+    pub fn from(before: &Instance) -> Inherited {
+        Inherited {
+            lookups: Arc::clone(before.lookups()),
+            lock: before.state_dir_lock(),
+        }
+    }
+
+    /// From `before`, whose mount the instance in another directory takes over.
+    pub fn of_mount(before: &Instance, dir: &Path) -> Result<Inherited> {
+        Ok(Inherited {
+            lookups: Arc::clone(before.lookups()),
+            lock: StateDirLock(Arc::new(lock_state_dir(dir)?)),
+        })
+    }
+
+    /// As given, or of an instance that begins with no mount.
+    fn or_new(given: Option<Inherited>, dir: &Path) -> Result<Inherited> {
+        match given {
+            Some(inherited) => Ok(inherited),
+            None => Ok(Inherited {
+                lookups: Arc::default(),
+                lock: StateDirLock(Arc::new(lock_state_dir(dir)?)),
+            }),
+        }
+    }
+}
 
 /// What a master is opened with.
 pub struct MasterParams {
@@ -41,6 +86,8 @@ pub struct MasterParams {
     pub options: Options,
     /// Clock.
     pub clock: Arc<dyn Clock>,
+    /// From the instance whose mount it takes over, if any.
+    pub inherited: Option<Inherited>,
 }
 
 /// The snapshot below a master.
@@ -71,6 +118,8 @@ pub struct SlaveParams {
     pub options: Options,
     /// Clock.
     pub clock: Arc<dyn Clock>,
+    /// From the instance whose mount it takes over, if any.
+    pub inherited: Option<Inherited>,
 }
 
 impl Instance {
@@ -99,8 +148,9 @@ impl Instance {
             base,
             options,
             clock,
+            inherited,
         } = params;
-        let lock = lock_state_dir(&dir)?;
+        let Inherited { lookups, lock } = Inherited::or_new(inherited, &dir)?;
         // Before anything else: on a full disk recovery needs the ballast's room.
         let space = Space::open(&dir, options.limit, options.ballast)
             .context(|| format!("{} could not be examined", dir.display()))?;
@@ -144,7 +194,7 @@ impl Instance {
             tier_in,
             residency: Mutex::default(),
             preserved: RwLock::default(),
-            lookups: Mutex::default(),
+            lookups,
             truncated: Mutex::default(),
             undestroyed: Mutex::default(),
             barrier: Mutex::default(),
@@ -154,7 +204,7 @@ impl Instance {
             health_changed: Default::default(),
             traffic: Default::default(),
             workers: Default::default(),
-            _lock: lock,
+            lock,
         });
         instance.create_root()?;
         instance.sweep()?;
@@ -174,8 +224,9 @@ impl Instance {
             counters,
             options,
             clock,
+            inherited,
         } = params;
-        let lock = lock_state_dir(&dir)?;
+        let Inherited { lookups, lock } = Inherited::or_new(inherited, &dir)?;
         let block_size = stack.block_size();
         let kvs = Kvs::read_only(stack, counters, block_size);
         kvs.limit_cache(options.cache_limit);
@@ -198,7 +249,7 @@ impl Instance {
             tier_in: Some(tier_in),
             residency: Mutex::default(),
             preserved: RwLock::default(),
-            lookups: Mutex::default(),
+            lookups,
             truncated: Mutex::default(),
             undestroyed: Mutex::default(),
             barrier: Mutex::default(),
@@ -208,7 +259,7 @@ impl Instance {
             health_changed: Default::default(),
             traffic: Default::default(),
             workers: Default::default(),
-            _lock: lock,
+            lock,
         }))
     }
 

@@ -4,11 +4,12 @@
 
 use crate::instance::MasterBase;
 use crate::kvs::Counters;
+use crate::mounted::Layers;
 use crate::tiering::proxy::ProxyCache;
 use crate::tiering::snapshot_stack::open_stack;
 use crate::tiering::tier_in::TierIn;
 use cbfs_core::bucket::Bucket;
-use cbfs_core::cloud_snapshot::open_layers;
+use cbfs_core::cloud_snapshot::{open_layers, stack_of};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
@@ -89,6 +90,29 @@ pub(crate) fn counters(manifest: &Manifest) -> Counters {
     }
 }
 
+/// The manifest of a slave.
+pub(super) fn slave_manifest(dir: &Path) -> Result<Manifest> {
+    let path = dir.join("manifest.json");
+    let bytes = fs::read(&path).context(|| format!("{} could not be read", path.display()))?;
+    cbfs_core::format::parse(&path.display().to_string(), &bytes)
+}
+
+/// The layers of a snapshot from a cache of objects that has them all.
+pub(super) fn layers_of(cache: &Path, manifest: &Manifest, block_size: u64) -> Result<Layers> {
+    let layers = open_layers(&manifest.fs, manifest, |object| {
+        Ok(database(cache, &object.key))
+    })?;
+    let stack = Arc::new(stack_of(&layers, block_size));
+    Ok(Layers {
+        layers: layers.into(),
+        stack,
+    })
+}
+
+fn database(cache: &Path, key: &str) -> PathBuf {
+    cache.join(key.strip_suffix(".zst").unwrap_or(key))
+}
+
 /// The layers as they lie in an instance's directory, oldest first, for the consistency checker: changes nothing and
 /// asks no bucket.
 pub(crate) fn layers_here(
@@ -97,8 +121,7 @@ pub(crate) fn layers_here(
     manifest: &Manifest,
 ) -> Result<Vec<Arc<LayerDb>>> {
     let open = open_layers(fs, manifest, |object| {
-        let key = object.key.strip_suffix(".zst").unwrap_or(&object.key);
-        Ok(dir.join("base").join(key))
+        Ok(database(&dir.join("base"), &object.key))
     })?;
     Ok(open.into_iter().rev().map(|layer| layer.database).collect())
 }

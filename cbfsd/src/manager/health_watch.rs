@@ -83,11 +83,8 @@ fn watch(manager: &Weak<Manager>, bell: &Bell) {
         };
         let all: Vec<_> = manager.open.lock().values().cloned().collect();
         for open in all {
-            let (health, problems) = open.instance.health();
-            if manager
-                .events
-                .is_news(open.instance.id(), health, &problems)
-            {
+            let (health, problems) = open.instance().health();
+            if manager.events.is_news(&open.id, health, &problems) {
                 manager.tell(&open);
             }
         }

@@ -9,12 +9,15 @@ mod config;
 mod events;
 mod health_watch;
 mod mounts;
+mod promotion;
+mod takeover;
 mod traffic;
 
 pub use config::{InstanceConfig, node_id};
 pub use events::{EventHub, Told};
 
-use crate::instance::{Instance, MasterParams, Options, SlaveParams};
+use crate::instance::{Inherited, Instance, MasterParams, Options, SlaveParams};
+use crate::mounted::MountedInstance;
 use crate::snapshots::{ServiceParams, SnapshotService};
 use crate::tiering::proxy::ProxyCache;
 use crate::tiering::snapshot_stack::open_stack;
@@ -30,24 +33,29 @@ use cbfs_core::ids::Xid;
 use cbfs_core::snapshot::SnapshotState;
 use cbfs_fuse::Session;
 use health_watch::HealthWatch;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Memory for decompressed sections of a slave, in bytes.
 const SECTION_MEMORY: usize = 64 << 20;
 
 /// An open instance.
 pub struct Open {
+    id: String,
     config: Mutex<InstanceConfig>,
     dir: PathBuf,
-    instance: Arc<Instance>,
-    snapshots: Option<Arc<SnapshotService>>,
     bucket: Arc<LazyBucket>,
+    mounted: Arc<MountedInstance>,
+    /// Of a master.
+    snapshots: Mutex<Option<Arc<SnapshotService>>>,
     session: Mutex<Option<Session>>,
+    /// Directories of slaves that it took the place of: what is open may still be read from there.
+    replaced: Mutex<Vec<PathBuf>>,
 }
 
 /// All instances of this node.
@@ -62,6 +70,9 @@ pub struct Manager {
     events: Arc<EventHub>,
     health: HealthWatch,
     stopping: AtomicBool,
+    /// Wakes who waits in [`Manager::wait_for_stop`].
+    stop_signal: Condvar,
+    stop_lock: Mutex<()>,
 }
 
 impl Manager {
@@ -79,6 +90,8 @@ impl Manager {
             events,
             health: HealthWatch::default(),
             stopping: AtomicBool::new(false),
+            stop_signal: Condvar::new(),
+            stop_lock: Mutex::default(),
         });
         manager.watch_health()?;
         Ok(manager)
@@ -124,12 +137,16 @@ impl Manager {
     }
 
     fn restore_one(self: &Arc<Self>, dir: &Path) -> Result<()> {
-        let Some(config) = InstanceConfig::read(dir)? else {
+        if self.restore_promotion(dir)? {
             return Ok(());
+        }
+        let Some(config) = InstanceConfig::read(dir)? else {
+            return takeover::remove_replaced(dir);
         };
         let mount_point = config.mount_point.clone();
-        if config.role == Role::Slave && mount_point.is_none() {
-            // Detached lazily, and the daemon ended before it was settled: nothing is left of it.
+        if config.role == Role::Slave && (mount_point.is_none() || self.is_taken_over(&config)?) {
+            // Detached lazily, and the daemon ended before it was settled, or a master has its mount: nothing is left of
+            // it.
             return fs::remove_dir_all(dir).context(|| format!("{} stays", dir.display()));
         }
         let open = self.open_instance(config, None)?;
@@ -146,21 +163,14 @@ impl Manager {
         manifest: Option<Manifest>,
     ) -> Result<Arc<Open>> {
         let dir = self.instances_dir().join(config.id());
-        let options = Options {
-            noatime: config.noatime,
-            limit: config.kvs_limit,
-            ballast: config.ballast,
-            ..Options::from_environment()
-        };
+        let options = options_of(&config);
         let open = match config.role {
-            Role::Master => self.open_master(config, &dir, options)?,
+            Role::Master => self.open_master(config, &dir, options, None)?,
             Role::Slave => self.open_slave(config, &dir, options, manifest)?,
         };
         let open = Arc::new(open);
-        self.health.attend(&open.instance);
-        self.open
-            .lock()
-            .insert(open.instance.id().to_owned(), Arc::clone(&open));
+        self.health.attend(&open.instance());
+        self.open.lock().insert(open.id.clone(), Arc::clone(&open));
         Ok(open)
     }
 
@@ -169,13 +179,14 @@ impl Manager {
         config: InstanceConfig,
         dir: &Path,
         options: Options,
+        inherited: Option<Inherited>,
     ) -> Result<Open> {
         // A master works without its bucket: it is opened when it is needed.
-        let bucket: Arc<dyn Bucket> = Arc::new(LazyBucket::new(config.bucket.clone(), false));
+        let bucket = Arc::new(LazyBucket::new(config.bucket.clone(), false));
         let base = match config.base {
             Some(base) => {
                 let manifest = base::manifest(dir, base)?;
-                let bucket = Arc::clone(&bucket);
+                let bucket = Arc::clone(&bucket) as Arc<dyn Bucket>;
                 Some(base::open(dir, &manifest, bucket, config.block_size)?)
             }
             None => None,
@@ -188,6 +199,7 @@ impl Manager {
             base,
             options,
             clock: Arc::clone(&self.clock),
+            inherited,
         })?;
         let events = Arc::clone(&self.events);
         let snapshots = SnapshotService::open(ServiceParams {
@@ -195,6 +207,7 @@ impl Manager {
             fs: config.fs.clone(),
             bucket: Arc::clone(&bucket) as Arc<dyn Bucket>,
             node: self.node.clone(),
+            nonce: config.nonce.clone().unwrap_or_default(),
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
             on_change: Arc::new(move |snapshot| events.snapshot(snapshot)),
@@ -202,14 +215,7 @@ impl Manager {
         })?;
         instance.start_workers()?;
         snapshots.start()?;
-        Ok(Open {
-            config: Mutex::new(config),
-            dir: dir.to_owned(),
-            instance,
-            snapshots: Some(snapshots),
-            bucket,
-            session: Mutex::default(),
-        })
+        Ok(Open::new(config, dir, instance, bucket, Some(snapshots)))
     }
 
     fn open_slave(
@@ -248,15 +254,9 @@ impl Manager {
             counters: base::counters(&manifest),
             options,
             clock: Arc::clone(&self.clock),
+            inherited: None,
         })?;
-        Ok(Open {
-            config: Mutex::new(config),
-            dir: dir.to_owned(),
-            instance,
-            snapshots: None,
-            bucket,
-            session: Mutex::default(),
-        })
+        Ok(Open::new(config, dir, instance, bucket, None))
     }
 
     /// All instances, by id.
@@ -275,9 +275,9 @@ impl Manager {
     pub fn snapshots_of(&self, fs: &str) -> Result<Arc<SnapshotService>> {
         let selector: FsSelector = fs.parse()?;
         let all = self.open.lock();
-        let masters: BTreeMap<Handle, &Arc<SnapshotService>> = all
+        let masters: BTreeMap<Handle, Arc<SnapshotService>> = all
             .values()
-            .filter_map(|o| Some((o.config.lock().fs.clone(), o.snapshots.as_ref()?)))
+            .filter_map(|o| Some((o.config.lock().fs.clone(), o.snapshots()?)))
             .collect();
         let handles: Vec<Handle> = masters.keys().cloned().collect();
         let handle = selector.select(&handles).map_err(|e| match e.kind() {
@@ -288,7 +288,7 @@ impl Manager {
             .hint("snapshots are taken where the master is: see `cbfsctl instance list`"),
             _ => e,
         })?;
-        Ok(Arc::clone(masters[handle]))
+        Ok(Arc::clone(&masters[handle]))
     }
 
     /// The journal of the master of a file system, by its full handle.
@@ -297,13 +297,13 @@ impl Manager {
     /// [`ErrorKind::NotFound`] when this node has none.
     pub fn journal_of(&self, fs: &str) -> Result<PathBuf> {
         let all = self.open.lock();
-        let mut masters = all.values().filter(|o| o.snapshots.is_some());
+        let mut masters = all.values().filter(|o| o.snapshots().is_some());
         let master = masters.find(|o| o.config.lock().fs.to_string() == fs);
         let master = master.ok_or_else(|| {
             let text = format!("this node has no master of {fs}");
             Error::new(ErrorKind::NotFound, text)
         })?;
-        Ok(master.instance.journal_dir())
+        Ok(master.instance().journal_dir())
     }
 
     /// Requests that are not complete or cancelled, of all masters.
@@ -312,7 +312,7 @@ impl Manager {
             .open
             .lock()
             .values()
-            .filter_map(|o| o.snapshots.clone())
+            .filter_map(|o| o.snapshots())
             .collect();
         let ended = [SnapshotState::Complete, SnapshotState::Cancelled];
         let all = services.iter().flat_map(|s| s.list());
@@ -322,28 +322,37 @@ impl Manager {
     /// End everything: mounts go (and come back with the next daemon), rows are written out.
     pub fn close(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        drop(self.stop_lock.lock()); // whoever has looked and not yet begun to wait
+        self.stop_signal.notify_all();
         self.health.stop();
         let _one = self.changing.lock();
         let all: Vec<Arc<Open>> = std::mem::take(&mut *self.open.lock())
             .into_values()
             .collect();
         for open in all {
-            if let Some(snapshots) = &open.snapshots {
+            if let Some(snapshots) = open.snapshots() {
                 snapshots.stop();
             }
             let session = open.session.lock().take();
             if let Some(session) = session
                 && let Err(e) = session.unmount(false).or_else(|_| session.unmount(true))
             {
-                tracing::error!(
-                    instance = open.instance.id(),
-                    "the mount could not be ended: {e}"
-                );
+                tracing::error!(instance = open.id, "the mount could not be ended: {e}");
             }
-            if let Err(e) = open.instance.close() {
-                tracing::error!(instance = open.instance.id(), causes = ?e.causes(), "{e}");
+            if let Err(e) = open.instance().close() {
+                tracing::error!(instance = open.id, causes = ?e.causes(), "{e}");
             }
+            open.remove_replaced();
         }
+    }
+
+    /// Wait; answers whether the daemon stops.
+    fn wait_for_stop(&self, pause: Duration) -> bool {
+        let mut lock = self.stop_lock.lock();
+        if !self.stopping.load(Ordering::SeqCst) {
+            self.stop_signal.wait_for(&mut lock, pause);
+        }
+        self.stopping.load(Ordering::SeqCst)
     }
 
     fn tell(&self, open: &Open) {
@@ -352,6 +361,41 @@ impl Manager {
 }
 
 impl Open {
+    fn new(
+        config: InstanceConfig,
+        dir: &Path,
+        instance: Arc<Instance>,
+        bucket: Arc<LazyBucket>,
+        snapshots: Option<Arc<SnapshotService>>,
+    ) -> Open {
+        Open {
+            id: instance.id().to_owned(),
+            config: Mutex::new(config),
+            dir: dir.to_owned(),
+            bucket,
+            mounted: Arc::new(MountedInstance::new(instance)),
+            snapshots: Mutex::new(snapshots),
+            session: Mutex::default(),
+            replaced: Mutex::default(),
+        }
+    }
+
+    /// Where it is mounted.
+    fn mounted_at(&self) -> Option<PathBuf> {
+        let session = self.session.lock();
+        session.as_ref().map(|s| s.mount_point().to_owned())
+    }
+
+    /// The instance that is served at present.
+    fn instance(&self) -> Arc<Instance> {
+        self.mounted.present()
+    }
+
+    /// The snapshot service of a master.
+    fn snapshots(&self) -> Option<Arc<SnapshotService>> {
+        self.snapshots.lock().clone()
+    }
+
     /// What the API tells of it.
     fn info(&self) -> InstanceInfo {
         let config = self.config.lock().clone();
@@ -360,9 +404,10 @@ impl Open {
             .lock()
             .as_ref()
             .map(|s| s.mount_point().to_owned());
-        let (health, problems) = self.instance.health();
+        let (instance, snapshots) = (self.instance(), self.snapshots());
+        let (health, problems) = instance.health();
         let (xid, counters, dirty_bytes, cut) = {
-            let tables = self.instance.kvs().tables();
+            let tables = instance.kvs().tables();
             (
                 tables.xid,
                 tables.counters,
@@ -370,12 +415,12 @@ impl Open {
                 tables.last_cut,
             )
         };
-        let last = self.snapshots.as_ref().and_then(|s| s.last_complete());
+        let last = snapshots.as_ref().and_then(|s| s.last_complete());
         let published = last.as_ref().map_or(cut, |m| m.xid.to);
         // Of another epoch when nothing was published in this one.
         let published = published.max(Xid::floor_of(config.epoch));
         InstanceInfo {
-            id: self.instance.id().to_owned(),
+            id: self.id.clone(),
             fs: config.fs,
             bucket: config.bucket.to_string(),
             role: config.role,
@@ -385,19 +430,28 @@ impl Open {
             health,
             problems,
             xid,
-            durable_xid: self.instance.synced_xid(),
+            durable_xid: instance.synced_xid(),
             last_snapshot: last.map(|m| m.number),
-            next_periodic: self.snapshots.as_ref().and_then(|s| s.next_periodic()),
+            next_periodic: snapshots.as_ref().and_then(|s| s.next_periodic()),
             unpublished: xid.0.saturating_sub(published.0),
             inodes: counters.inodes,
-            local_bytes: self.instance.local_bytes(),
-            kvs_limit: self.instance.limit(),
+            local_bytes: instance.local_bytes(),
+            kvs_limit: instance.limit(),
             dirty_bytes: dirty_bytes as u64,
             logical_bytes: counters.bytes,
-            free_bytes: self.instance.free_bytes(),
+            free_bytes: instance.free_bytes(),
             proxy_bytes: traffic::directory_bytes(&self.dir.join("proxy")),
-            traffic: traffic::of(self.instance.traffic(), self.bucket.counters()),
+            traffic: traffic::of(instance.traffic(), self.bucket.counters()),
         }
+    }
+}
+
+fn options_of(config: &InstanceConfig) -> Options {
+    Options {
+        noatime: config.noatime,
+        limit: config.kvs_limit,
+        ballast: config.ballast,
+        ..Options::from_environment()
     }
 }
 

@@ -4,7 +4,7 @@ use super::config::{InstanceConfig, host_name};
 use super::{Manager, Open};
 use crate::visible_snapshots::{Library, VisibleSnapshots};
 use cbfs_core::api::{InstanceInfo, MountRequest, Role, UmountRequest};
-use cbfs_core::bucket::{self, Bucket, BucketUrl, LazyBucket};
+use cbfs_core::bucket::{Bucket, LazyBucket};
 use cbfs_core::catalog;
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
@@ -43,12 +43,13 @@ impl Manager {
             Role::Slave => self.slave_for(request)?,
         };
         // Files in the state directory change although the disk may be full.
-        let _room = open.instance.lend_room()?;
+        let instance = open.instance();
+        let _room = instance.lend_room()?;
         if request.kvs_limit.is_some() {
-            open.instance.set_limit(limit_of(request))?;
+            open.instance().set_limit(limit_of(request))?;
         }
         if let Err(e) = self.attach(&open, &mount_point) {
-            open.instance.set_limit(open.config.lock().kvs_limit)?;
+            open.instance().set_limit(open.config.lock().kvs_limit)?;
             if request.role == Role::Slave {
                 self.discard_slave(&open)?;
             }
@@ -86,15 +87,16 @@ impl Manager {
             if let Some(session) = &*open.session.lock() {
                 let text = format!(
                     "{} is mounted already, at {}",
-                    open.instance.id(),
+                    open.id,
                     session.mount_point().display()
                 );
                 return Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"));
             }
             return Ok(Arc::clone(open));
         }
-        let (bucket, url) = self.bucket_for(request, false)?;
+        let (bucket, url) = self.bucket_of(&request.fs, request.bucket.as_deref(), false)?;
         let fs = catalog::find_fs(&*bucket, &request.fs)?;
+        self.refuse_while_promoting(&fs)?;
         let config = catalog::load_config(&*bucket, &fs)?;
         let config = InstanceConfig {
             fs,
@@ -145,14 +147,14 @@ impl Manager {
             fs::remove_dir_all(&dir).context(|| format!("{} stays", dir.display()))?;
         }
         claimed.map_err(|e| match e.kind() {
-            ErrorKind::Conflict => e.hint(SLAVE_OR_PROMOTE),
+            ErrorKind::Conflict => e.hint(slave_or_promote(&config.fs, config.epoch)),
             _ => e,
         })?;
         Ok(config)
     }
 
     fn slave_for(self: &Arc<Self>, request: &MountRequest) -> Result<Arc<Open>> {
-        let (bucket, url) = self.bucket_for(request, true)?;
+        let (bucket, url) = self.bucket_of(&request.fs, request.bucket.as_deref(), true)?;
         let fs = catalog::find_fs(&*bucket, &request.fs)?;
         let selector = match &request.snapshot {
             Some(text) => text.parse()?,
@@ -194,38 +196,12 @@ impl Manager {
         })
     }
 
-    /// The bucket a request names, or that of an instance of the same file system here.
-    fn bucket_for(
-        &self,
-        request: &MountRequest,
-        read_only: bool,
-    ) -> Result<(Arc<dyn Bucket>, BucketUrl)> {
-        let url: BucketUrl = match &request.bucket {
-            Some(url) => url.parse().map_err(Error::from)?,
-            None => {
-                let selector: FsSelector = request.fs.parse()?;
-                let all = self.open.lock();
-                let known = all.values().map(|o| o.config.lock().clone());
-                let found = known
-                    .into_iter()
-                    .find(|c| selector.matches(&c.fs))
-                    .map(|c| c.bucket);
-                found.ok_or_else(|| {
-                    let text = format!("this node does not know {}", request.fs);
-                    Error::new(ErrorKind::NotFound, text)
-                        .hint("say where it lives: --bucket URL, or CBFS_BUCKET")
-                })?
-            }
-        };
-        Ok((bucket::open(&url, read_only)?, url))
-    }
-
     /// Mount an open instance.
     pub(super) fn attach(self: &Arc<Self>, open: &Arc<Open>, mount_point: &Path) -> Result<()> {
         let describe = || {
             format!(
                 "{} could not be mounted at {}",
-                open.instance.id(),
+                open.id,
                 mount_point.display()
             )
         };
@@ -234,13 +210,13 @@ impl Manager {
         }
         let clock = Arc::clone(&self.clock);
         let options = MountOptions {
-            source: format!("cbfs:{}", open.instance.id()),
+            source: format!("cbfs:{}", open.id),
             noatime: open.config.lock().noatime,
             poll_for: cbfs_core::environment::fuse_poll()?,
             clock: Arc::new(move || clock.now().0),
             ..MountOptions::default()
         };
-        let served = VisibleSnapshots::new(Arc::clone(&open.instance), self.library_of(open))?;
+        let served = VisibleSnapshots::new(Arc::clone(&open.mounted), self.library_of(open))?;
         let session = Session::mount(Arc::new(served), mount_point, &options).map_err(|e| {
             let hint = match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
@@ -252,13 +228,13 @@ impl Manager {
             Error::failed(describe()).because(e).hint(hint)
         })?;
         let mounted = session.mount_point().to_owned();
-        if let Some(snapshots) = &open.snapshots {
+        if let Some(snapshots) = open.snapshots() {
             snapshots.set_mount_point(Some(mounted));
         }
-        let (manager, ended) = (Arc::downgrade(self), Arc::downgrade(open));
+        let manager = Arc::downgrade(self);
         session.on_end(move || {
-            if let (Some(manager), Some(open)) = (manager.upgrade(), ended.upgrade()) {
-                manager.detached(&open);
+            if let Some(manager) = manager.upgrade() {
+                manager.settle_ended();
             }
         });
         let ended = {
@@ -287,7 +263,7 @@ impl Manager {
         }
     }
 
-    fn refuse_when_stopping(&self) -> Result<()> {
+    pub(super) fn refuse_when_stopping(&self) -> Result<()> {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(Error::new(
                 ErrorKind::DaemonUnreachable,
@@ -297,45 +273,50 @@ impl Manager {
         Ok(())
     }
 
-    /// The mount is gone: by a request, or because somebody ran umount(8). When the daemon stops, it
-    /// is to come back.
-    fn detached(&self, open: &Arc<Open>) {
+    /// A mount is gone: by a request, or because somebody ran umount(8). When the daemon stops, it
+    /// is to come back. Which one is looked for: a promoted master has the session of a slave.
+    fn settle_ended(&self) {
         // A mount request that is under way must not find a half-settled instance.
         let _one = self.changing.lock();
         if self.stopping.load(Ordering::SeqCst) {
             return;
         }
-        let ended = {
-            let mut session = open.session.lock();
-            match &*session {
-                Some(s) if s.has_ended() => session.take(),
-                _ => None,
+        let all: Vec<Arc<Open>> = self.open.lock().values().cloned().collect();
+        for open in all {
+            let ended = {
+                let mut session = open.session.lock();
+                match &*session {
+                    Some(s) if s.has_ended() => session.take(),
+                    _ => None,
+                }
+            };
+            if ended.is_none() {
+                continue;
             }
-        };
-        if ended.is_none() {
-            return;
-        }
-        drop(ended);
-        if let Err(e) = self.settle_after_umount(open) {
-            tracing::error!(instance = open.instance.id(), causes = ?e.causes(), "{e}");
+            drop(ended);
+            if let Err(e) = self.settle_after_umount(&open) {
+                tracing::error!(instance = open.id, causes = ?e.causes(), "{e}");
+            }
         }
     }
 
     fn settle_after_umount(&self, open: &Arc<Open>) -> Result<()> {
-        if let Some(snapshots) = &open.snapshots {
+        open.remove_replaced();
+        if let Some(snapshots) = open.snapshots() {
             snapshots.set_mount_point(None);
         }
         if open.config.lock().role == Role::Slave {
             self.discard_slave(open)?;
         } else {
-            open.instance.forget_all();
+            open.instance().forget_all();
             {
-                let _room = open.instance.lend_room()?;
+                let instance = open.instance();
+                let _room = instance.lend_room()?;
                 let mut config = open.config.lock();
                 config.mount_point = None;
                 config.store(&open.dir)?;
             }
-            open.instance.sync_everything()?;
+            open.instance().sync_everything()?;
         }
         self.tell(open);
         Ok(())
@@ -343,9 +324,9 @@ impl Manager {
 
     /// A slave is nothing but its mount: its caches go with it.
     fn discard_slave(&self, open: &Arc<Open>) -> Result<()> {
-        self.open.lock().remove(open.instance.id());
-        self.events.forget(open.instance.id());
-        open.instance.close()?;
+        self.open.lock().remove(&open.id);
+        self.events.forget(&open.id);
+        open.instance().close()?;
         match fs::remove_dir_all(&open.dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(e).context(|| format!("{} could not be removed", open.dir.display()))
@@ -378,7 +359,7 @@ impl Manager {
             // Detached lazily and still in use: it is served until the last file is closed, and
             // settled then. With the next daemon it is not to come back.
             *open.session.lock() = Some(session);
-            if let Some(snapshots) = &open.snapshots {
+            if let Some(snapshots) = open.snapshots() {
                 snapshots.set_mount_point(None);
             }
             let mut config = open.config.lock();
@@ -405,7 +386,7 @@ impl Manager {
                 .lock()
                 .as_ref()
                 .map(|s| s.mount_point().to_owned());
-            at == Some(path.clone()) || o.instance.id() == target
+            at == Some(path.clone()) || o.id == target
         });
         if let Some(open) = exact {
             return Ok(Arc::clone(open));
@@ -421,7 +402,7 @@ impl Manager {
             [] => Err(not_mounted(target)),
             [one] => Ok(Arc::clone(one)),
             several => {
-                let ids: Vec<&str> = several.iter().map(|o| o.instance.id()).collect();
+                let ids: Vec<&str> = several.iter().map(|o| o.id.as_str()).collect();
                 let text = format!("{target} has several mounts: {}", ids.join(", "));
                 Err(Error::new(ErrorKind::Conflict, text).hint("name the mount point"))
             }
@@ -429,14 +410,19 @@ impl Manager {
     }
 }
 
-const SLAVE_OR_PROMOTE: &str = "mount a snapshot of it with --slave; taking over from a lost master is `cbfsctl epoch promote`";
+fn slave_or_promote(fs: &Handle, epoch: Epoch) -> String {
+    format!(
+        "mount a snapshot of it with --slave; to take over from a master that is lost: `cbfsctl epoch promote {fs} \
+         --previous-epoch {epoch}`"
+    )
+}
 
 fn other_master(fs: &Handle, claim: &EpochClaim) -> Error {
     let text = format!(
         "{fs} has a master: node {} ({}), epoch {} since {}",
         claim.node, claim.host, claim.epoch, claim.claimed_at
     );
-    Error::new(ErrorKind::Conflict, text).hint(SLAVE_OR_PROMOTE)
+    Error::new(ErrorKind::Conflict, text).hint(slave_or_promote(fs, claim.epoch))
 }
 
 /// The limit that a request sets; 0 lifts it.

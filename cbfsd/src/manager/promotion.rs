@@ -23,9 +23,10 @@ use cbfs_core::bucket::{self, Bucket, BucketUrl};
 use cbfs_core::catalog;
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
-use cbfs_core::format::epoch::{BaseSnapshot, EpochClaim};
+use cbfs_core::format::epoch::EpochClaim;
 use cbfs_core::handle::{FsSelector, Handle};
 use cbfs_core::ids::Epoch;
+use cbfs_core::inode::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -40,6 +41,9 @@ const LAST_EPOCH: u16 = 0x7ffe;
 /// A sealed promotion that could not be ended is taken up again after this long; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A master that was heard of less than this ago looks alive.
+const LIFE: Duration = Duration::from_secs(300);
 
 /// `promotion.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +147,7 @@ impl Manager {
             None => {
                 let block_size = catalog::load_config(&*bucket, &fs)?.block_size;
                 // What cannot be read is better known before the former master is fenced.
-                if let Some(latest) = catalog::latest_of_lineage(&*bucket, &fs)? {
+                if let Some(latest) = catalog::latest_manifest(&*bucket, &fs)? {
                     base::open(&dir, &latest, Arc::clone(&bucket), block_size)?;
                 }
                 let note = Note {
@@ -217,8 +221,9 @@ impl Manager {
         let claims = catalog::epochs(bucket, fs)?;
         let Some(current) = claims.last() else {
             let text = format!("{fs} has no master yet, and never had one");
-            return Err(Error::new(ErrorKind::Conflict, text)
-                .hint(format!("`cbfsctl mount {fs} DIR` makes this node its first master")));
+            return Err(Error::new(ErrorKind::Conflict, text).hint(format!(
+                "`cbfsctl mount {fs} DIR` makes this node its first master"
+            )));
         };
         let own = Note::read(&dir)?;
         let resumed = own.as_ref().is_some_and(|note| {
@@ -236,7 +241,9 @@ impl Manager {
                 )
             } else {
                 (
-                    format!("this node still has the master of epoch {epoch} of {fs}, which is fenced"),
+                    format!(
+                        "this node still has the master of epoch {epoch} of {fs}, which is fenced"
+                    ),
                     format!(
                         "`cbfsctl instance export {fs}` saves what it has not published, then \
                          `cbfsctl instance demote {fs}`"
@@ -245,11 +252,17 @@ impl Manager {
             };
             return Err(Error::new(ErrorKind::Conflict, text).hint(hint));
         }
+        if dir.join("instance.toml").exists() {
+            let text = format!("{} holds a master that could not be opened", dir.display());
+            return Err(Error::new(ErrorKind::Conflict, text).hint(
+                "the daemon's log says why; once nothing in it is needed any more, move the directory away",
+            ));
+        }
         if previous.0 >= LAST_EPOCH {
             let text = format!("{fs} has used up its epochs: {previous} is the last");
             return Err(Error::failed(text));
         }
-        let latest = catalog::latest_of_lineage(bucket, fs)?;
+        let latest = catalog::latest_manifest(bucket, fs)?;
         let former = claims.iter().rev().find(|claim| claim.epoch == previous);
         let mut info = PromotionInfo {
             fs: fs.clone(),
@@ -432,6 +445,43 @@ impl Manager {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// # Errors
+    /// [`ErrorKind::Conflict`] while this node becomes master of it.
+    pub(super) fn refuse_while_promoting(&self, fs: &Handle) -> Result<()> {
+        let dir = self.instances_dir().join(fs.to_string());
+        let Some(note) = Note::read(&dir)?.filter(|_| !dir.join("instance.toml").exists()) else {
+            return Ok(());
+        };
+        let text = format!(
+            "this node is becoming master of {fs}, in epoch {}",
+            note.epoch
+        );
+        let why = note
+            .problem
+            .unwrap_or_else(|| "it goes on by itself".into());
+        Err(Error::new(ErrorKind::Conflict, text).hint(format!(
+            "{why}; `cbfsctl epoch promote {fs} --previous-epoch {}` tries again at once",
+            note.epoch.0.saturating_sub(1)
+        )))
+    }
+
+    /// What was heard of the former master, and when.
+    fn look_for_life(&self, bucket: &dyn Bucket, info: &mut PromotionInfo) {
+        let _ = bucket;
+        let heard = [
+            info.former.as_ref().map(|claim| claim.claimed_at.clone()),
+            info.base_created_at.clone(),
+        ];
+        let heard = heard.into_iter().flatten();
+        let last = heard.max_by_key(|at| Timestamp::parse_rfc3339(at));
+        let now = self.clock.now();
+        info.looks_alive = last
+            .as_deref()
+            .and_then(Timestamp::parse_rfc3339)
+            .is_some_and(|at| now.0.saturating_sub(at.0) < LIFE.as_nanos() as i64);
+        info.last_sign = last;
     }
 
     /// The bucket that is named, or that of an instance of the file system here.

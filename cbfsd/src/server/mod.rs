@@ -4,6 +4,7 @@
 //! Handlers that touch the disk or the bucket run on tokio's blocking threads.
 
 mod change_log;
+mod epochs;
 mod events;
 mod metrics;
 mod snapshots;
@@ -140,6 +141,10 @@ pub async fn serve(
         .route("/v1/snapshots/{fs}", get(snapshot_list))
         .route("/v1/snapshots/{fs}/{number}", get(snapshot))
         .route("/v1/snapshots/{fs}/{number}/log", get(snapshot_log))
+        .route(
+            "/v1/epochs/{fs}/promote",
+            get(epochs::promotion).post(epochs::promote),
+        )
         .route("/v1/log/{fs}", get(change_log::change_log))
         .route(
             "/v1/snapshots/{fs}/{number}/cancel",

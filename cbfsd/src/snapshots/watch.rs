@@ -66,7 +66,8 @@ impl SnapshotService {
             }
         };
         let thread = std::thread::Builder::new().name("epoch".into()).spawn(run);
-        *self.watch.thread.lock() = Some(thread.context(|| "a thread could not be started".into())?);
+        *self.watch.thread.lock() =
+            Some(thread.context(|| "a thread could not be started".into())?);
         Ok(())
     }
 
