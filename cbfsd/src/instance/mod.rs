@@ -148,7 +148,7 @@ pub struct Instance {
     problems: Mutex<FxHashMap<&'static str, String>>,
     /// Called when the health may have changed, from any thread and with any lock held.
     health_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    traffic: MountTraffic,
+    traffic: Arc<MountTraffic>,
     workers: workers::Workers,
     /// Holds the lock on the state directory.
     lock: StateDirLock,

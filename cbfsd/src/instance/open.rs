@@ -5,7 +5,7 @@
 //! holds is a prefix of what was answered; a torn tail and everything behind it is cut off.
 
 use super::replay::replay;
-use super::{Instance, Lookups, Options, fence};
+use super::{Instance, Lookups, MountTraffic, Options, fence};
 use crate::data::BackingFiles;
 use crate::journal::{Event, Journal};
 use crate::kvs::{Committed, Counters, Kvs};
@@ -37,6 +37,8 @@ pub struct StateDirLock(
 pub struct Inherited {
     /// What the kernel knows of the mount.
     pub lookups: Arc<Lookups>,
+    /// What passed through the mount.
+    pub traffic: Arc<MountTraffic>,
     /// The lock on the state directory they share.
     pub lock: StateDirLock,
 }
@@ -46,6 +48,7 @@ impl Inherited {
     pub fn from(before: &Instance) -> Inherited {
         Inherited {
             lookups: Arc::clone(before.lookups()),
+            traffic: Arc::clone(&before.traffic),
             lock: before.state_dir_lock(),
         }
     }
@@ -54,6 +57,7 @@ impl Inherited {
     pub fn of_mount(before: &Instance, dir: &Path) -> Result<Inherited> {
         Ok(Inherited {
             lookups: Arc::clone(before.lookups()),
+            traffic: Arc::clone(&before.traffic),
             lock: StateDirLock(Arc::new(lock_state_dir(dir)?)),
         })
     }
@@ -64,6 +68,7 @@ impl Inherited {
             Some(inherited) => Ok(inherited),
             None => Ok(Inherited {
                 lookups: Arc::default(),
+                traffic: Arc::default(),
                 lock: StateDirLock(Arc::new(lock_state_dir(dir)?)),
             }),
         }
@@ -150,7 +155,11 @@ impl Instance {
             clock,
             inherited,
         } = params;
-        let Inherited { lookups, lock } = Inherited::or_new(inherited, &dir)?;
+        let Inherited {
+            lookups,
+            traffic,
+            lock,
+        } = Inherited::or_new(inherited, &dir)?;
         // Before anything else: on a full disk recovery needs the ballast's room.
         let space = Space::open(&dir, options.limit, options.ballast)
             .context(|| format!("{} could not be examined", dir.display()))?;
@@ -202,7 +211,7 @@ impl Instance {
             fenced,
             problems: Mutex::default(),
             health_changed: Default::default(),
-            traffic: Default::default(),
+            traffic,
             workers: Default::default(),
             lock,
         });
@@ -226,7 +235,11 @@ impl Instance {
             clock,
             inherited,
         } = params;
-        let Inherited { lookups, lock } = Inherited::or_new(inherited, &dir)?;
+        let Inherited {
+            lookups,
+            traffic,
+            lock,
+        } = Inherited::or_new(inherited, &dir)?;
         let block_size = stack.block_size();
         let kvs = Kvs::read_only(stack, counters, block_size);
         kvs.limit_cache(options.cache_limit);
@@ -257,7 +270,7 @@ impl Instance {
             fenced: Default::default(),
             problems: Mutex::default(),
             health_changed: Default::default(),
-            traffic: Default::default(),
+            traffic,
             workers: Default::default(),
             lock,
         }))

@@ -49,10 +49,10 @@ pub struct Open {
     id: String,
     config: Mutex<InstanceConfig>,
     dir: PathBuf,
-    bucket: Arc<LazyBucket>,
     mounted: Arc<MountedInstance>,
     /// Of a master.
     snapshots: Mutex<Option<Arc<SnapshotService>>>,
+    bucket: Arc<LazyBucket>,
     session: Mutex<Option<Session>>,
     /// Directories of slaves that it took the place of: what is open may still be read from there.
     replaced: Mutex<Vec<PathBuf>>,
@@ -215,7 +215,7 @@ impl Manager {
         })?;
         instance.start_workers()?;
         snapshots.start()?;
-        Ok(Open::new(config, dir, instance, bucket, Some(snapshots)))
+        Ok(Open::new(config, dir, instance, Some(snapshots), bucket))
     }
 
     fn open_slave(
@@ -256,7 +256,7 @@ impl Manager {
             clock: Arc::clone(&self.clock),
             inherited: None,
         })?;
-        Ok(Open::new(config, dir, instance, bucket, None))
+        Ok(Open::new(config, dir, instance, None, bucket))
     }
 
     /// All instances, by id.
@@ -365,16 +365,16 @@ impl Open {
         config: InstanceConfig,
         dir: &Path,
         instance: Arc<Instance>,
-        bucket: Arc<LazyBucket>,
         snapshots: Option<Arc<SnapshotService>>,
+        bucket: Arc<LazyBucket>,
     ) -> Open {
         Open {
             id: instance.id().to_owned(),
             config: Mutex::new(config),
             dir: dir.to_owned(),
-            bucket,
             mounted: Arc::new(MountedInstance::new(instance)),
             snapshots: Mutex::new(snapshots),
+            bucket,
             session: Mutex::default(),
             replaced: Mutex::default(),
         }
