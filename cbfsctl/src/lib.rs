@@ -44,7 +44,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(refusal) => return error_report::usage(&refusal, &args),
     };
     let output = Output::standard(cli.global.json, cli.global.quiet);
-    let mut context = commands::Context::new(output, &cli.global);
+    let mut context = match commands::Context::new(output, &cli.global) {
+        Ok(context) => context,
+        Err((mut output, error)) => {
+            output.error(&error);
+            return ExitCode::from(error.kind().exit_code());
+        }
+    };
     match commands::run(cli.command, &mut context) {
         Ok(code) => code,
         Err(Stop::ClosedPipe) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 
 use cbfs_core::api::{
     DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, PromoteRequest,
-    PromotionInfo, ScheduleInfo, SnapshotInfo, SnapshotRequest, UmountRequest,
+    PromotionInfo, ReloadInfo, ScheduleInfo, SnapshotInfo, SnapshotRequest, UmountRequest,
 };
 use cbfs_core::error::Context;
 use cbfs_core::ids::{SnapshotNumber, Xid};
@@ -227,6 +227,11 @@ impl DaemonClient {
             driver.abort();
             Ok(())
         })
+    }
+
+    /// `POST /v1/reload`: the daemon reads `cbfsd.toml` anew.
+    pub fn reload(&self) -> Result<ReloadInfo> {
+        self.post("/v1/reload", &serde_json::json!({}))
     }
 
     /// `POST /v1/shutdown`: the daemon ends; it unmounts nothing that comes back with the next.

@@ -19,6 +19,7 @@
 //! | `POST /v1/epochs/{fs}/promote` | [`PromoteRequest`] | [`PromotionInfo`]; answers when this node's master is open (or, with `dry_run`, what would be done) |
 //! | `GET /v1/epochs/{fs}/promote` | | [`PromotionInfo`] of the promotion under way |
 //! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`]; notes have an id, and with a header `Last-Event-ID` (which may be empty) those after it that the daemon still has come first |
+//! | `POST /v1/reload` | | [`ReloadInfo`]; `cbfsd.toml` is read anew, as on SIGHUP |
 //! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
 //! | `GET /metrics` | | Prometheus text |
 //!
@@ -334,6 +335,18 @@ pub struct SnapshotInfo {
     /// Type of the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureType>,
+}
+
+/// What came of reading `cbfsd.toml` anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadInfo {
+    /// The file; `None` when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Keys whose new values hold from now on.
+    pub applied: Vec<String>,
+    /// Keys whose new values hold after a restart of the daemon.
+    pub needs_restart: Vec<String>,
 }
 
 /// What a master does by itself.

@@ -88,10 +88,19 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults, with the bounds that `CBFS_FLUSH_ROWS` and `CBFS_CACHE_BYTES` give instead. A
-    /// value that is no number is told in the log, and the default stands.
+    /// The defaults, with the bounds that `CBFS_FLUSH_ROWS` and `CBFS_CACHE_BYTES`, or `flush_rows` and
+    /// `cache_bytes` of `cbfsd.toml`, give instead. A value that is no number is told in the log, and the
+    /// default stands.
     pub fn from_environment() -> Options {
         let mut options = Options::default();
+        let configured = cbfs_core::configuration::current();
+        let number = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok());
+        if let Some(rows) = number(configured.flush_rows) {
+            options.flush_rows = rows;
+        }
+        if let Some(bytes) = number(configured.cache_bytes) {
+            options.cache_limit = bytes;
+        }
         let given = |name: &str, bound: &mut usize| {
             let Some(text) = std::env::var_os(name).filter(|v| !v.is_empty()) else {
                 return;

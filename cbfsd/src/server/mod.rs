@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use cbfs_core::api::{
-    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, SnapshotInfo, SnapshotRequest,
+    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ReloadInfo, SnapshotInfo, SnapshotRequest,
     UmountRequest,
 };
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
@@ -153,6 +153,7 @@ pub async fn serve(
         .route("/v1/snapshots/{fs}/{number}/retry", post(snapshots::retry))
         .route("/v1/snapshots/{fs}/schedule", post(snapshots::schedule))
         .route("/v1/events", get(events::events))
+        .route("/v1/reload", post(reload))
         .route("/v1/shutdown", post(stop))
         .route("/metrics", get(metrics::metrics))
         .fallback(|| async {
@@ -290,6 +291,14 @@ async fn snapshot_log(
     };
     let log = blocking(work).await?;
     Ok(([("content-type", "application/x-ndjson")], Body::from(log)).into_response())
+}
+
+async fn reload(ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<ReloadInfo> {
+    let work = move || {
+        peer.may_change()?;
+        crate::reload::reload()
+    };
+    Ok(Json(blocking(work).await?))
 }
 
 async fn stop(
