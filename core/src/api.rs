@@ -6,6 +6,10 @@
 //! | `GET /v1/status` | | [`DaemonStatus`] |
 //! | `GET /v1/instances` | | `[`[`InstanceInfo`]`]` |
 //! | `GET /v1/instances/{id}` | | [`InstanceInfo`] |
+//! | `GET /v1/instances/{id}/unpublished` | | [`UnpublishedInfo`] of a fenced master |
+//! | `GET /v1/instances/{id}/export` | | the same as a tar |
+//! | `POST /v1/instances/{id}/demote` | [`RetireRequest`] | [`InstanceInfo`] of the slave that takes its mount, or `null` |
+//! | `POST /v1/instances/{id}/delete` | [`RetireRequest`] | [`InstanceInfo`] as it was |
 //! | `POST /v1/mounts` | [`MountRequest`] | [`InstanceInfo`] |
 //! | `POST /v1/umounts` | [`UmountRequest`] | [`InstanceInfo`] |
 //! | `POST /v1/snapshots` | [`SnapshotRequest`] | [`SnapshotInfo`] |
@@ -156,6 +160,27 @@ pub struct DaemonStatus {
     pub instances: Vec<InstanceInfo>,
     /// Requests for snapshots that are not in a final state, and failed ones.
     pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// What a fenced master has that no complete snapshot has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnpublishedInfo {
+    /// Names of files and directories that were created or changed.
+    pub changed: u64,
+    /// Names that were removed.
+    pub removed: u64,
+    /// The first hundred of them.
+    pub changed_paths: Vec<String>,
+    /// The first hundred of them.
+    pub removed_paths: Vec<String>,
+}
+
+/// Body of the requests that take an instance from a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetireRequest {
+    /// Give up what no complete snapshot has.
+    #[serde(default)]
+    pub discard: bool,
 }
 
 /// Body of `POST /v1/epochs/{fs}/promote`; `{fs}` may also be a TAG or a UUID prefix here.

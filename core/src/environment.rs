@@ -87,10 +87,13 @@ pub fn epoch_check() -> Result<Option<Duration>> {
     };
     let seconds = text.to_str().and_then(|text| text.parse().ok());
     let allowed = seconds.filter(|seconds: &f64| (0.01..=30.0).contains(seconds));
-    allowed.map(Duration::from_secs_f64).map(Some).ok_or_else(|| {
-        let text = format!("CBFS_EPOCH_CHECK={} is no such time", text.display());
-        Error::new(ErrorKind::Usage, text).hint("seconds, 0.01 to 30")
-    })
+    allowed
+        .map(Duration::from_secs_f64)
+        .map(Some)
+        .ok_or_else(|| {
+            let text = format!("CBFS_EPOCH_CHECK={} is no such time", text.display());
+            Error::new(ErrorKind::Usage, text).hint("seconds, 0.01 to 30")
+        })
 }
 
 /// Bytes that a running snapshot may have in the proxy cache: `CBFS_PROXY_LIMIT`, in bytes or with `K`, `M`, `G`

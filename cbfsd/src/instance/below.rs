@@ -17,6 +17,7 @@
 
 use super::Instance;
 use crate::data::data_ranges;
+use crate::failpoints::{self, reach};
 use crate::kvs::Inode;
 use crate::tiering::seek::{seek_data, seek_hole};
 use crate::tiering::tier_in::BlockAnswer;
@@ -318,6 +319,7 @@ impl Instance {
             self.backing.mark_dirty(ino, number);
             let synced = self.backing.sync(ino, number);
             synced.map_err(|e| self.sync_failed(&e))?;
+            reach(failpoints::BLOCK_BROUGHT);
         }
         Ok(())
     }

@@ -191,7 +191,6 @@ impl Instance {
                 self.write_part(&file, data, offset, range)?;
             }
             self.backing.mark_dirty(ino, inode.file);
-            reach(failpoints::BLOCK_BROUGHT);
         }
         let gate = self.enter()?;
         let file = match &spilled {
@@ -519,9 +518,7 @@ impl Instance {
             return Ok(());
         }
         let file = self.backing_file(inode)?;
-        self.bring(inode, (inode.file, &file), &absent)?;
-        reach(failpoints::BLOCK_BROUGHT);
-        Ok(())
+        self.bring(inode, (inode.file, &file), &absent)
     }
 
     /// fallocate(2).
@@ -616,9 +613,6 @@ impl Instance {
             None => (inode.file, self.backing_file(&inode)?),
         };
         self.bring(&inode, (number, &file), &absent)?;
-        if !absent.is_empty() {
-            reach(failpoints::BLOCK_BROUGHT);
-        }
         let gate = self.enter()?;
         self.preserve(&inode, &file, from, to)?;
         let mut ranges = data_ranges(&file, from, to)

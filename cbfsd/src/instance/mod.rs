@@ -17,12 +17,14 @@ pub(crate) mod replay;
 mod room;
 mod snapshot_source;
 mod traffic;
+mod unpublished;
 mod workers;
 
 pub use lookups::Lookups;
 pub(crate) use open::lock_existing;
 pub use open::{Inherited, MasterBase, MasterParams, SlaveParams, StateDirLock};
 pub use traffic::MountTraffic;
+pub use unpublished::Unpublished;
 
 use crate::data::{BackingFiles, Preserved};
 use crate::failpoints::{self, reach};

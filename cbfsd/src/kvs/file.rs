@@ -349,6 +349,24 @@ impl KvsFile {
         })
     }
 
+    /// The inodes that this file holds as alive.
+    pub fn inodes(&self) -> Result<Vec<Ino>> {
+        self.with(|conn| {
+            let mut get = conn.prepare("SELECT ino FROM inode WHERE gone = 0")?;
+            let all = get.query_map([], |r| Ok(Ino(r.get::<_, i64>(0)? as u64)))?;
+            Ok(all.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Names that this file has tombstones of.
+    pub fn removed_names(&self) -> Result<Vec<(Ino, Vec<u8>)>> {
+        self.with(|conn| {
+            let mut get = conn.prepare("SELECT parent, name FROM dentry WHERE ino IS NULL")?;
+            let all = get.query_map([], |r| Ok((Ino(r.get::<_, i64>(0)? as u64), r.get(1)?)))?;
+            Ok(all.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// Whether any block of `ino` stands in this file.
     pub fn has_blocks(&self, ino: Ino) -> Result<bool> {
         self.with(|conn| {

@@ -10,6 +10,7 @@ mod events;
 mod health_watch;
 mod mounts;
 mod promotion;
+mod retirement;
 mod takeover;
 mod traffic;
 
@@ -137,7 +138,7 @@ impl Manager {
     }
 
     fn restore_one(self: &Arc<Self>, dir: &Path) -> Result<()> {
-        if self.restore_promotion(dir)? {
+        if retirement::remove_gone(dir)? || self.restore_promotion(dir)? {
             return Ok(());
         }
         let Some(config) = InstanceConfig::read(dir)? else {

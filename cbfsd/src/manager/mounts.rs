@@ -27,6 +27,14 @@ impl Manager {
     pub fn mount(self: &Arc<Self>, request: &MountRequest) -> Result<InstanceInfo> {
         let _one = self.changing.lock();
         self.refuse_when_stopping()?;
+        self.mount_while_changing(request)
+    }
+
+    /// The same for who holds `changing`.
+    pub(super) fn mount_while_changing(
+        self: &Arc<Self>,
+        request: &MountRequest,
+    ) -> Result<InstanceInfo> {
         let mount_point = check_mount_point(&request.mount_point, request.non_empty)?;
         check_limit(request)?;
         let open = match request.role {

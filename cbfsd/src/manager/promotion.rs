@@ -252,7 +252,7 @@ impl Manager {
             };
             return Err(Error::new(ErrorKind::Conflict, text).hint(hint));
         }
-        if dir.join("instance.toml").exists() {
+        if dir.join("instance.toml").exists() || dir.join("kvs").exists() {
             let text = format!("{} holds a master that could not be opened", dir.display());
             return Err(Error::new(ErrorKind::Conflict, text).hint(
                 "the daemon's log says why; once nothing in it is needed any more, move the directory away",

@@ -7,6 +7,7 @@ mod change_log;
 mod epochs;
 mod events;
 mod metrics;
+mod retirement;
 mod snapshots;
 
 use crate::manager::Manager;
@@ -135,6 +136,13 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/instances", get(instances))
         .route("/v1/instances/{id}", get(instance))
+        .route(
+            "/v1/instances/{id}/unpublished",
+            get(retirement::unpublished),
+        )
+        .route("/v1/instances/{id}/export", get(retirement::export))
+        .route("/v1/instances/{id}/demote", post(retirement::demote))
+        .route("/v1/instances/{id}/delete", post(retirement::delete))
         .route("/v1/mounts", post(mount))
         .route("/v1/umounts", post(umount))
         .route("/v1/snapshots", post(create_snapshot))

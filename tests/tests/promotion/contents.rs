@@ -57,7 +57,8 @@ fn roll_change(dice: &mut Dice, size: u64) -> Change {
 fn make(file: &File, change: &Change, seed: u64) {
     match *change {
         Change::Write(at, length) => {
-            file.write_all_at(&noise(seed, length as usize), at).unwrap();
+            file.write_all_at(&noise(seed, length as usize), at)
+                .unwrap();
         }
         Change::Truncate(size) => file.set_len(size).unwrap(),
         Change::Punch(at, length) => {
@@ -77,7 +78,8 @@ fn make(file: &File, change: &Change, seed: u64) {
         }
         Change::Chmod(mode) => {
             use std::os::unix::fs::PermissionsExt;
-            file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
+            file.set_permissions(fs::Permissions::from_mode(mode))
+                .unwrap();
         }
     }
 }
@@ -92,8 +94,12 @@ fn read_by_seeking(file: &File) -> Vec<u8> {
             break;
         };
         let to = seek(file, SeekFrom::Hole(from)).unwrap();
-        assert!(from >= at && to > from, "SEEK_DATA {at}: {from}, SEEK_HOLE: {to}");
-        file.read_exact_at(&mut bytes[from as usize..to as usize], from).unwrap();
+        assert!(
+            from >= at && to > from,
+            "SEEK_DATA {at}: {from}, SEEK_HOLE: {to}"
+        );
+        file.read_exact_at(&mut bytes[from as usize..to as usize], from)
+            .unwrap();
         at = to;
     }
     bytes
@@ -106,10 +112,16 @@ fn compare(mnt: &Path, reference: &Path, names: &[String], when: &str) {
         let found = fs::read(&left).unwrap();
         let differs = wanted.iter().zip(&found).position(|(a, b)| a != b);
         let lengths = (wanted.len(), found.len());
-        assert!(wanted == found, "{when}: {name} differs at {differs:?}, lengths {lengths:?}");
+        assert!(
+            wanted == found,
+            "{when}: {name} differs at {differs:?}, lengths {lengths:?}"
+        );
         let sought = read_by_seeking(&File::open(&left).unwrap());
         let differs = wanted.iter().zip(&sought).position(|(a, b)| a != b);
-        assert!(wanted == sought, "{when}: {name} by SEEK_DATA differs at {differs:?}");
+        assert!(
+            wanted == sought,
+            "{when}: {name} by SEEK_DATA differs at {differs:?}"
+        );
     }
 }
 
@@ -122,7 +134,9 @@ fn remount(master: &Master, node: &Node, mnt: &Path) {
 #[test]
 fn changed_files_of_before_the_promotion_have_exactly_the_bytes_they_should() {
     needs_fuse!();
-    let seed = std::env::var("CBFS_TESTS_SEED").ok().and_then(|s| s.parse().ok());
+    let seed = std::env::var("CBFS_TESTS_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok());
     let seed: u64 = seed.unwrap_or(0x9e37_79b9_7f4a_7c15);
     eprintln!("CBFS_TESTS_SEED={seed}");
     let mut dice = Dice(seed | 1);
@@ -135,7 +149,8 @@ fn changed_files_of_before_the_promotion_have_exactly_the_bytes_they_should() {
             for path in [master.at(&name), reference.join(&name)] {
                 let file = File::create(&path).unwrap();
                 if kind == "dense" {
-                    file.write_all_at(&noise(n as u64, *size as usize), 0).unwrap();
+                    file.write_all_at(&noise(n as u64, *size as usize), 0)
+                        .unwrap();
                 } else {
                     file.set_len(*size).unwrap();
                     let piece = noise(n as u64 + 7, (*size / 5) as usize);
@@ -148,9 +163,15 @@ fn changed_files_of_before_the_promotion_have_exactly_the_bytes_they_should() {
     assert_eq!(master.snapshot(), 1);
     // A second layer below: a patched file, and one that was cut and grew again.
     for root in [&master.mnt, &reference] {
-        let file = OpenOptions::new().write(true).open(root.join("dense-5")).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .open(root.join("dense-5"))
+            .unwrap();
         file.write_all_at(b"second layer", 1_100_000).unwrap();
-        let file = OpenOptions::new().write(true).open(root.join("dense-4")).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .open(root.join("dense-4"))
+            .unwrap();
         file.set_len(300_000).unwrap();
         file.set_len(900_000).unwrap();
     }
@@ -169,14 +190,21 @@ fn changed_files_of_before_the_promotion_have_exactly_the_bytes_they_should() {
             let name = &names[dice.roll(names.len() as u64) as usize];
             let open = |root: &Path| {
                 let mut options = OpenOptions::new();
-                options.read(true).write(true).open(root.join(name)).unwrap()
+                options
+                    .read(true)
+                    .write(true)
+                    .open(root.join(name))
+                    .unwrap()
             };
             let (ours, plain) = (open(&mnt), open(&reference));
             let change = roll_change(&mut dice, plain.metadata().unwrap().len());
             let seed = round * 1000 + step;
             make(&plain, &change, seed);
             make(&ours, &change, seed);
-            let sizes = (plain.metadata().unwrap().len(), ours.metadata().unwrap().len());
+            let sizes = (
+                plain.metadata().unwrap().len(),
+                ours.metadata().unwrap().len(),
+            );
             assert_eq!(sizes.0, sizes.1, "{name}: {change:?}");
         }
         let when = format!("round {round}");
@@ -192,7 +220,12 @@ fn changed_files_of_before_the_promotion_have_exactly_the_bytes_they_should() {
                 let wanted = fingerprint(&mnt);
                 assert_eq!(snapshot(&master, &node), number);
                 let slave = master.slave(number);
-                compare(&slave.mnt, &reference, &names, &format!("{when}, its snapshot"));
+                compare(
+                    &slave.mnt,
+                    &reference,
+                    &names,
+                    &format!("{when}, its snapshot"),
+                );
                 assert_same(&when, &wanted, &fingerprint(&slave.mnt));
             }
         }

@@ -4,6 +4,7 @@ use super::{
     another_node, fingerprint, health, master_in_a_directory, master_with_a_snapshot, mount_slave,
     promote, snapshot, wait_until, wait_until_fenced,
 };
+use cbfs_tests::contents::noise;
 use cbfs_tests::{assert_same, needs_fuse};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, OpenOptions};
@@ -21,6 +22,9 @@ fn a_live_master_is_fenced_keeps_what_it_has_and_cannot_publish() {
     needs_fuse!();
     let master = master_with_a_snapshot();
     fs::write(master.at("unpublished"), "kept").unwrap();
+    fs::write(master.dir("new dir").join("in it"), noise(9, 50_000)).unwrap();
+    fs::remove_file(master.at("symlink")).unwrap();
+    fs::rename(master.at("sparse"), master.at("dir/moved")).unwrap();
     let node = another_node(&master, "b");
     let mnt = mount_slave(&master, &node, "mnt-b");
     let said = promote(&master, &node, 1);
@@ -43,10 +47,79 @@ fn a_live_master_is_fenced_keeps_what_it_has_and_cannot_publish() {
     assert_eq!(health(&master, &master.node), "fenced");
     assert_eq!(fs::read(master.at("unpublished")).unwrap(), b"kept");
 
+    saved_then_demoted(&master);
+
     fs::write(mnt.join("goes on"), "here").unwrap();
     let wanted = fingerprint(&mnt);
     assert_eq!(snapshot(&master, &node), 2);
     master.assert_snapshot_is(2, &wanted);
+}
+
+/// What the fenced master has is told and saved whole; then it can be given up, and becomes a slave.
+fn saved_then_demoted(master: &cbfs_tests::Master) {
+    let node = &master.node;
+    let shown = node.json(["instance", "show", &master.fs]);
+    let told = |key: &str| shown["kept"][key].to_string();
+    for (key, path) in [
+        ("changed_paths", "unpublished"),
+        ("changed_paths", "new dir/in it"),
+        ("changed_paths", "dir/moved"),
+        ("removed_paths", "symlink"),
+        ("removed_paths", "sparse"),
+    ] {
+        assert!(
+            told(key).contains(&format!("\"{path}\"")),
+            "{path}: {shown:#}"
+        );
+    }
+    assert!(!told("changed_paths").contains("large"), "{shown:#}");
+    for verb in ["demote", "delete"] {
+        let refused = node.ctl(["instance", verb, &master.fs]);
+        refused.fails(11, &["changes that no snapshot has", "instance export"]);
+    }
+    let tar = master.stage.path("kept.tar");
+    node.ctl([
+        "instance",
+        "export",
+        &master.fs,
+        "-o",
+        tar.to_str().unwrap(),
+    ])
+    .ok();
+    let there = master.stage.dir("kept");
+    let unpacked = Command::new("tar")
+        .arg("-xf")
+        .arg(&tar)
+        .arg("-C")
+        .arg(&there)
+        .status();
+    assert!(unpacked.unwrap().success());
+    assert_eq!(fs::read(there.join("unpublished")).unwrap(), b"kept");
+    assert!(fs::read(there.join("new dir/in it")).unwrap() == noise(9, 50_000));
+    assert_eq!(
+        fs::metadata(there.join("dir/moved")).unwrap().len(),
+        5_000_000
+    );
+    let removed = fs::read_to_string(there.join(".cbfs/removed.jsonl")).unwrap();
+    assert!(
+        removed.contains("\"symlink\"") && removed.contains("\"sparse\""),
+        "{removed}"
+    );
+
+    let args = [
+        "instance",
+        "demote",
+        &master.fs,
+        "--discard",
+        "--confirm",
+        &master.fs,
+    ];
+    node.ctl(args).ok();
+    assert!(!master.at("unpublished").exists());
+    assert_eq!(fs::read(master.at("dir/small")).unwrap(), b"small\n");
+    let instances = node.json(["instance", "list"]);
+    assert_eq!(instances.as_array().unwrap().len(), 1, "{instances:#}");
+    assert_eq!(instances[0]["role"], "slave", "{instances:#}");
 }
 
 #[test]
@@ -91,7 +164,10 @@ fn requests_that_wait_for_the_bucket_are_cancelled_when_a_later_epoch_is_found()
     send(&master.node, Signal::CONT);
     for number in [number, queued] {
         wait_until("the request is cancelled", || {
-            master.states_of(number).last().is_some_and(|s| s == "cancelled")
+            master
+                .states_of(number)
+                .last()
+                .is_some_and(|s| s == "cancelled")
         });
     }
     assert_eq!(health(&master, &master.node), "fenced");
@@ -100,7 +176,11 @@ fn requests_that_wait_for_the_bucket_are_cancelled_when_a_later_epoch_is_found()
 
 /// Copy a directory as it lies there.
 fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status()
+        .unwrap();
     assert!(copied.success());
 }
 
@@ -124,7 +204,14 @@ fn of_two_copies_of_one_state_directory_the_second_to_publish_is_fenced_and_dama
     fs::write(there.join("two"), "the copy").unwrap();
     let wanted = master.fingerprint();
     assert_eq!(master.snapshot(), 2);
-    let asked = copied.ctl(["snapshot", "create", &master.fs, "--wait", "--timeout", "300"]);
+    let asked = copied.ctl([
+        "snapshot",
+        "create",
+        &master.fs,
+        "--wait",
+        "--timeout",
+        "300",
+    ]);
     assert_ne!(asked.code, Some(0), "{asked:#?}");
     wait_until_fenced(&master, &copied);
     let refused = fs::write(there.join("more"), "x").unwrap_err();
@@ -172,7 +259,11 @@ fn snapshots_that_a_superseded_master_published_are_kept_shown_and_never_the_lat
     fs::write(master.at("diverged"), "of epoch 1").unwrap();
     let of_2 = master.fingerprint();
     assert_eq!(master.snapshot(), 2);
-    let manifest = master.bucket.dir().join(&master.fs).join("m/0000000002-e1.json");
+    let manifest = master
+        .bucket
+        .dir()
+        .join(&master.fs)
+        .join("m/0000000002-e1.json");
     let held_back = master.stage.path("held back");
     fs::rename(&manifest, &held_back).unwrap();
     master.node.kill9();
@@ -189,5 +280,11 @@ fn snapshots_that_a_superseded_master_published_are_kept_shown_and_never_the_lat
     assert_same("the latest", &of_epoch_2, &fingerprint(&latest.mnt));
     assert!(of_2 != of_epoch_2);
     let all = node.ctl(["snapshot", "list", &master.fs, "--all"]).ok();
-    assert!(all.contains("diverged"), "{all}");
+    assert!(all.contains("diverged: of epoch 1"), "{all}");
+    let epochs = node.json(["epoch", "list", &master.fs]);
+    assert_eq!(epochs[0]["state"], "superseded", "{epochs:#}");
+    assert_eq!(epochs[0]["last_snapshot"], 1, "{epochs:#}");
+    assert_eq!(epochs[0]["diverged"], serde_json::json!([2]), "{epochs:#}");
+    assert_eq!(epochs[1]["state"], "current", "{epochs:#}");
+    assert_eq!(epochs[1]["base"]["number"], 1, "{epochs:#}");
 }

@@ -109,7 +109,7 @@ fn a_node_that_is_lost_behind_its_claim_is_promoted_over() {
 fn killed_while_a_block_comes_here_the_file_is_as_it_was() {
     needs_fuse!();
     let master = master_with_a_snapshot();
-    let original = fs::read(master.at("large")).unwrap();
+    let mut original = fs::read(master.at("large")).unwrap();
     master.node.kill9();
     let node = another_node(&master, "b");
     promote(&master, &node, 1).ok();
@@ -124,18 +124,40 @@ fn killed_while_a_block_comes_here_the_file_is_as_it_was() {
             Ok(rustix::fs::fallocate(file, mode, 400_000, 5_000)?)
         },
     ];
-    for change in changes {
+    let dies = |change: fn(&fs::File) -> std::io::Result<()>, wanted: &[u8]| {
         node.stop();
         node.try_start_armed("block.brought").unwrap();
-        let file = fs::OpenOptions::new().write(true).open(mnt.join("large")).unwrap();
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(mnt.join("large"))
+            .unwrap();
         assert!(change(&file).is_err());
         drop(file);
         node.must_end("block.brought");
         node.start();
-        assert!(fs::read(mnt.join("large")).unwrap() == original);
-    }
+        assert!(fs::read(mnt.join("large")).unwrap() == wanted);
+    };
+    // All of it is below; (what is only below is cut without any block).
+    dies(changes[0], &original);
+    dies(changes[2], &original);
+    // Some of it is here.
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(mnt.join("large"))
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[b'x'; 1 << 20], 0).unwrap();
+    drop(file);
+    original[..1 << 20].fill(b'x');
+    dies(changes[0], &original);
+    dies(changes[1], &original);
     for change in changes {
-        change(&fs::OpenOptions::new().write(true).open(mnt.join("large")).unwrap()).unwrap();
+        change(
+            &fs::OpenOptions::new()
+                .write(true)
+                .open(mnt.join("large"))
+                .unwrap(),
+        )
+        .unwrap();
     }
     let mut wanted = original;
     wanted[1_300_000..1_300_005].copy_from_slice(b"patch");

@@ -22,14 +22,20 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// A tree with all kinds of contents, and a complete snapshot of it.
 fn master_with_a_snapshot() -> Master {
-    master_in(Master::with_environment(&[("CBFS_EPOCH_CHECK", "0.2".into())]))
+    master_in(Master::with_environment(&[(
+        "CBFS_EPOCH_CHECK",
+        "0.2".into(),
+    )]))
 }
 
 /// The same in a bucket that is a directory.
@@ -48,7 +54,10 @@ fn master_in(master: Master) -> Master {
     fs::write(master.at("large"), noise(2, 2_500_000)).unwrap();
     fs::hard_link(master.at("large"), dir.join("hard link")).unwrap();
     std::os::unix::fs::symlink("dir/small", master.at("symlink")).unwrap();
-    fs::File::create(master.at("sparse")).unwrap().set_len(5_000_000).unwrap();
+    fs::File::create(master.at("sparse"))
+        .unwrap()
+        .set_len(5_000_000)
+        .unwrap();
     assert_eq!(master.snapshot(), 1);
     master
 }
@@ -82,14 +91,28 @@ fn mount_slave(master: &Master, node: &Node, dir: &str) -> PathBuf {
     let mnt = master.stage.dir(dir);
     let snapshot = format!("{}@latest", master.fs);
     let at = mnt.to_str().unwrap();
-    let args = ["mount", &snapshot, at, "--slave", "--bucket", master.bucket.url()];
+    let args = [
+        "mount",
+        &snapshot,
+        at,
+        "--slave",
+        "--bucket",
+        master.bucket.url(),
+    ];
     node.ctl(args).ok();
     mnt
 }
 
 /// Take a snapshot to its end; answers its number.
 fn snapshot(master: &Master, node: &Node) -> u64 {
-    let args = ["snapshot", "create", &master.fs, "--wait", "--timeout", "300"];
+    let args = [
+        "snapshot",
+        "create",
+        &master.fs,
+        "--wait",
+        "--timeout",
+        "300",
+    ];
     node.ctl(args).ok().trim_end().parse().unwrap()
 }
 
@@ -100,7 +123,9 @@ fn health(master: &Master, node: &Node) -> String {
 }
 
 fn wait_until_fenced(master: &Master, node: &Node) {
-    wait_until("the former master is fenced", || health(master, node) == "fenced");
+    wait_until("the former master is fenced", || {
+        health(master, node) == "fenced"
+    });
 }
 
 fn fingerprint(mnt: &Path) -> Fingerprint {
