@@ -160,6 +160,9 @@ pub struct DaemonStatus {
     pub instances: Vec<InstanceInfo>,
     /// Requests for snapshots that are not in a final state, and failed ones.
     pub snapshots: Vec<SnapshotInfo>,
+    /// Promotions under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub promotions: Vec<PromotionInfo>,
 }
 
 /// What a fenced master has that no complete snapshot has.

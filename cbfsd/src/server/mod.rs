@@ -205,6 +205,7 @@ async fn status(State(shared): State<Shared>) -> Answer<DaemonStatus> {
             state_dir: manager.state_dir().to_owned(),
             instances: manager.instances(),
             snapshots: manager.open_snapshots(),
+            promotions: manager.promotions(),
         })
     });
     Ok(Json(status.await?))

@@ -29,7 +29,7 @@ use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::format::settings::FsSettings;
-use cbfs_core::handle::{Handle, validate_snapshot_name};
+use cbfs_core::handle::{Handle, SnapshotSelector, validate_snapshot_name};
 use cbfs_core::ids::SnapshotNumber;
 use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
@@ -225,6 +225,7 @@ impl SnapshotService {
         self.refuse_when_fenced()?;
         if let Some(name) = &request.name {
             self.look_for_deleted(name);
+            self.is_not_a_former_masters(name)?;
         }
         // Its log must be written on a full disk too.
         let _room = self.instance.lend_room()?;
@@ -281,6 +282,27 @@ impl SnapshotService {
                 Err(e) => tracing::warn!(fs = %self.fs, causes = ?e.causes(), "{e}"),
             }
         }
+    }
+
+    /// The same invariant with regard to what was published before this master's epoch, which only the bucket knows.
+    /// Where it does not answer the request is taken: then the name means the later one.
+    fn is_not_a_former_masters(&self, name: &str) -> Result<()> {
+        if self.instance.epoch().0 == 1 {
+            return Ok(());
+        }
+        let selector = SnapshotSelector::Name(name.to_owned());
+        let other = match catalog::find_snapshot(&*self.bucket, &self.fs, &selector) {
+            Ok(other) if other.epoch < self.instance.epoch() => other,
+            Ok(_) => return Ok(()),
+            Err(e) => {
+                if e.kind() != ErrorKind::NotFound {
+                    tracing::warn!(fs = %self.fs, causes = ?e.causes(), "{e}");
+                }
+                return Ok(());
+            }
+        };
+        let text = format!("snapshot {} of {} is named {name:?}", other.number, self.fs);
+        Err(Error::new(ErrorKind::Conflict, text).hint("choose another name"))
     }
 
     /// Invariant: a name means one snapshot.
