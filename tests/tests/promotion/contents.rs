@@ -40,7 +40,7 @@ fn roll_change(dice: &mut Dice, size: u64) -> Change {
     let (a, b) = (dice.roll(most), dice.roll(most));
     let short = dice.roll(20_000) + 1;
     // Often at the edges of blocks.
-    let edge = |at: u64| if at % 3 == 0 { at & !0xfffff } else { at };
+    let edge = |at: u64| if at.is_multiple_of(3) { at & !0xfffff } else { at };
     match dice.roll(11) {
         0..=3 => Change::Write(edge(a), short),
         4 => Change::Write(edge(a), dice.roll(1_500_000) + 1),
@@ -49,7 +49,7 @@ fn roll_change(dice: &mut Dice, size: u64) -> Change {
         7 => Change::Punch(edge(a), dice.roll(1_800_000) + 1),
         8 => Change::Zero(edge(a), short),
         9 => Change::CopyWithin(a, edge(b), short),
-        _ if a % 2 == 0 => Change::Allocate(edge(a), short),
+        _ if a.is_multiple_of(2) => Change::Allocate(edge(a), short),
         _ => Change::Chmod(0o600 + (a % 8) as u32),
     }
 }
