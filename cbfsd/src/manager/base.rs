@@ -90,13 +90,6 @@ pub(crate) fn counters(manifest: &Manifest) -> Counters {
     }
 }
 
-/// The manifest of a slave.
-pub(super) fn slave_manifest(dir: &Path) -> Result<Manifest> {
-    let path = dir.join("manifest.json");
-    let bytes = fs::read(&path).context(|| format!("{} could not be read", path.display()))?;
-    cbfs_core::format::parse(&path.display().to_string(), &bytes)
-}
-
 /// The layers of a snapshot from a cache of objects that has them all.
 pub(super) fn layers_of(cache: &Path, manifest: &Manifest, block_size: u64) -> Result<Layers> {
     let layers = open_layers(&manifest.fs, manifest, |object| {

@@ -356,6 +356,7 @@ impl Manager {
             role: Role::Master,
             epoch: note.epoch,
             snapshot: None,
+            follow: None,
             block_size: note.block_size,
             nonce: Some(note.nonce.clone()),
             mount_point: slave.as_ref().and_then(|c| c.mount_point.clone()),
@@ -467,15 +468,25 @@ impl Manager {
         )))
     }
 
-    /// What was heard of the former master, and when.
+    /// What was heard of the former master, and when: its sign of life, its claim, its last snapshot.
     fn look_for_life(&self, bucket: &dyn Bucket, info: &mut PromotionInfo) {
-        let _ = bucket;
-        let heard = [
-            info.former.as_ref().map(|claim| claim.claimed_at.clone()),
-            info.base_created_at.clone(),
-        ];
-        let heard = heard.into_iter().flatten();
-        let last = heard.max_by_key(|at| Timestamp::parse_rfc3339(at));
+        let former = info.former.as_ref();
+        let sign = former.map(|former| catalog::node_sign(bucket, &info.fs, &former.node));
+        let sign = match sign {
+            Some(Ok(sign)) => sign.map(|sign| sign.written_at),
+            None => None,
+            Some(Err(e)) => {
+                // Only for people: nothing is decided by it.
+                tracing::warn!(fs = %info.fs, causes = ?e.causes(), "{e}");
+                None
+            }
+        };
+        let claimed = former.map(|claim| claim.claimed_at.clone());
+        let heard = [claimed, info.base_created_at.clone(), sign];
+        let last = heard
+            .into_iter()
+            .flatten()
+            .max_by_key(|at| Timestamp::parse_rfc3339(at));
         let now = self.clock.now();
         info.looks_alive = last
             .as_deref()

@@ -18,6 +18,9 @@ use std::sync::Arc;
 /// Paths told at most; the numbers are always right.
 const PATHS_TOLD: usize = 100;
 
+/// A demoted master looks for new snapshots this often, in seconds.
+const FOLLOW_EVERY: u64 = 5;
+
 /// How directories that nobody needs are called.
 const GONE: &str = ".gone-";
 
@@ -84,6 +87,7 @@ impl Manager {
             snapshot: Some("latest".into()),
             mount_point,
             role: Role::Slave,
+            follow: Some(FOLLOW_EVERY),
             non_empty: false,
             noatime: config.noatime,
             kvs_limit: None,
@@ -124,6 +128,7 @@ impl Manager {
 
     /// Unmount, close and remove.
     fn retire(&self, open: &Arc<Open>) -> Result<()> {
+        open.stop_following();
         if let Some(session) = open.session.lock().take()
             && let Err(e) = session.unmount(false)
         {

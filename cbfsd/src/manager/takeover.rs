@@ -9,7 +9,7 @@ use super::config::InstanceConfig;
 use super::{Manager, Open, base, options_of};
 use crate::instance::Inherited;
 use cbfs_core::api::Role;
-use cbfs_core::error::{Context, Result};
+use cbfs_core::error::{Context, Error, Result};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -41,14 +41,27 @@ impl Manager {
     }
 
     fn take_over(self: &Arc<Self>, slave: &Arc<Open>, config: InstanceConfig) -> Result<Arc<Open>> {
+        // It shows what it shows from here on.
+        slave.stop_following();
+        let taken = self.take_over_stopped(slave, config);
+        if taken.is_err() && slave.session.lock().is_some() {
+            self.follow(slave)?;
+        }
+        taken
+    }
+
+    fn take_over_stopped(
+        self: &Arc<Self>,
+        slave: &Arc<Open>,
+        config: InstanceConfig,
+    ) -> Result<Arc<Open>> {
+        let (Some(shown), Some(base)) = (slave.shown.lock().clone(), config.base) else {
+            return Err(Error::failed(format!("{} shows no snapshot", slave.id)));
+        };
         let before = slave.instance();
         let dir = self.instances_dir().join(config.id());
-        let (slave_manifest, block_size) = (base::slave_manifest(&slave.dir)?, config.block_size);
-        let before_layers = base::layers_of(&slave.dir.join("proxy"), &slave_manifest, block_size)?;
-        let manifest = match config.base {
-            Some(base) => base::manifest(&dir, base)?,
-            None => slave_manifest,
-        };
+        let block_size = config.block_size;
+        let manifest = base::manifest(&dir, base)?;
         let inherited = Inherited::of_mount(&before, &dir)?;
         let options = options_of(&config);
         let mut master = self.open_master(config, &dir, options, Some(inherited))?;
@@ -58,7 +71,7 @@ impl Manager {
         // From here on the mount is read-write.
         let exchanged = slave.mounted.exchange(
             Arc::clone(&next),
-            &before_layers,
+            &shown.layers,
             &after_layers,
             notifier.as_ref(),
         );
