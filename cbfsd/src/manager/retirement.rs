@@ -19,7 +19,7 @@ use std::sync::Arc;
 const PATHS_TOLD: usize = 100;
 
 /// A demoted master looks for new snapshots this often, in seconds.
-const FOLLOW_EVERY: u64 = 5;
+const FOLLOW_EVERY: u64 = 10;
 
 /// How directories that nobody needs are called.
 const GONE: &str = ".gone-";
