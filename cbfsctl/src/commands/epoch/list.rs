@@ -136,5 +136,5 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             state,
         ]);
     }
-    context.output.line(table.render())
+    context.output.table(&table)
 }
