@@ -14,9 +14,18 @@ use std::path::Path;
 const CHECKED_ELSEWHERE: [(&str, &str); 5] = [
     ("cbfsctl demo", "tests/tests/cli.rs"),
     ("cbfsctl epoch promote", "tests/tests/promotion/takeover.rs"),
-    ("cbfsctl instance export", "tests/tests/promotion/fencing.rs"),
-    ("cbfsctl instance demote", "tests/tests/promotion/fencing.rs"),
-    ("cbfsctl instance delete", "tests/tests/promotion/fencing.rs"),
+    (
+        "cbfsctl instance export",
+        "tests/tests/promotion/fencing.rs",
+    ),
+    (
+        "cbfsctl instance demote",
+        "tests/tests/promotion/fencing.rs",
+    ),
+    (
+        "cbfsctl instance delete",
+        "tests/tests/promotion/fencing.rs",
+    ),
 ];
 
 /// A type as the document writes it.

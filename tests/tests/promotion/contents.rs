@@ -40,7 +40,13 @@ fn roll_change(dice: &mut Dice, size: u64) -> Change {
     let (a, b) = (dice.roll(most), dice.roll(most));
     let short = dice.roll(20_000) + 1;
     // Often at the edges of blocks.
-    let edge = |at: u64| if at.is_multiple_of(3) { at & !0xfffff } else { at };
+    let edge = |at: u64| {
+        if at.is_multiple_of(3) {
+            at & !0xfffff
+        } else {
+            at
+        }
+    };
     match dice.roll(11) {
         0..=3 => Change::Write(edge(a), short),
         4 => Change::Write(edge(a), dice.roll(1_500_000) + 1),

@@ -19,7 +19,8 @@ fn a_slave_turns_read_write_in_place_and_what_is_open_with_it() {
     let mnt = master.stage.dir("mnt-b");
     let at = mnt.to_str().unwrap();
     let follower = ["mount", &master.fs, at, "--slave", "--follow", "--bucket"];
-    node.ctl(follower.into_iter().chain([master.bucket.url()])).ok();
+    node.ctl(follower.into_iter().chain([master.bucket.url()]))
+        .ok();
     let mut open = OpenOptions::new()
         .read(true)
         .write(true)
