@@ -144,6 +144,8 @@ impl Scene {
             .map(|(rule, times)| (self.proxy.rule(rule.times(times)), times))
             .collect();
         self.ask_for_snapshot();
+        // What is written from here on comes after the cut.
+        self.proxy.wait_until_met(rules[0].0, 1);
         self.the_mount_works();
         self.wait_for(number);
         for (rule, times) in rules {
@@ -198,7 +200,7 @@ fn a_snapshot_whose_answers_are_lost_is_made_once_and_exact() {
     let scene = Scene::filled();
     let lost = |key: &str| Rule::every(Fault::LoseAnswer).method("PUT").key(key);
     scene.finishes_in_spite_of(1, vec![(lost("/s/"), 3), (lost("/m/"), 1)]);
-    // The manifest alone, of a snapshot without changes.
+    // Also again and again.
     scene.finishes_in_spite_of(2, vec![(lost("/m/"), 2)]);
 }
 
