@@ -243,7 +243,7 @@ impl Instance {
         let block_size = stack.block_size();
         let kvs = Kvs::read_only(stack, counters, block_size);
         kvs.limit_cache(options.cache_limit);
-        let backing = BackingFiles::open_dir(&dir.join("data"))?;
+        let backing = BackingFiles::none(&dir.join("data"));
         Ok(Arc::new(Instance {
             id,
             dir,
