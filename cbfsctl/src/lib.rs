@@ -17,6 +17,7 @@ mod log_text;
 mod output;
 mod path_text;
 mod progress;
+mod published_history;
 mod quantities;
 mod snapshot_in_bucket;
 mod snapshot_watch;

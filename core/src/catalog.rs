@@ -20,8 +20,8 @@ pub use marks::{
 };
 pub use settings::{change_settings, newer_settings, settings, settings_version};
 pub use snapshots::{
-    ListedManifest, all_manifests, find_snapshot, find_snapshot_id, latest_manifest, load_manifest,
-    manifests, snapshot_ids,
+    HistoricSnapshot, ListedManifest, all_manifests, find_snapshot, find_snapshot_id, history,
+    latest_manifest, load_manifest, manifests, snapshot_ids,
 };
 
 use crate::bucket::{Body, Bucket, BucketError, Key};

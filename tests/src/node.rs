@@ -94,6 +94,7 @@ impl Node {
         let mut command = Command::new(cbfsctl());
         for variable in [
             "CBFS_BUCKET",
+            "CBFS_CLOCK_OFFSET_FILE",
             "CBFS_CONFIG",
             "CBFS_FAILPOINT",
             "CBFS_LOG",

@@ -119,6 +119,9 @@ struct World {
 impl World {
     fn new(seed: u64) -> World {
         let m = Master::with_directory_bucket();
+        // So that each snapshot trims the journal.
+        let policy = "[change_log]\nkeep_segments = 0\nkeep_for = \"0\"\n";
+        fs::write(m.instance_dir().join("policy.toml"), policy).unwrap();
         let ledger = Ledger::begin_small(&m.at("ledger"), seed);
         let reader = m.stage.node("reader");
         reader.start();
