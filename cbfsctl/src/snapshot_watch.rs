@@ -161,6 +161,7 @@ fn tell_transitions(
 /// A line of the status log as a line of text; `None` for mere progress.
 fn transition(line: &StatusLine) -> Option<String> {
     let what = match &line.event {
+        StatusEvent::Requested { .. } => "requested".to_owned(),
         StatusEvent::State { state } => state.name().to_owned(),
         StatusEvent::Retry {
             what,
@@ -173,9 +174,7 @@ fn transition(line: &StatusLine) -> Option<String> {
         StatusEvent::Failure { reason, .. } => format!("attempt failed: {reason}"),
         StatusEvent::CancelRequested => "withdrawn".to_owned(),
         StatusEvent::ObjectsRemoved { .. } => event_in_words(&line.event),
-        // The state `queued` follows.
-        StatusEvent::Requested { .. }
-        | StatusEvent::Attempt { .. }
+        StatusEvent::Attempt { .. }
         | StatusEvent::Cut { .. }
         | StatusEvent::Planned { .. }
         | StatusEvent::Progress { .. }
