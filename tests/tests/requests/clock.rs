@@ -33,10 +33,12 @@ impl Clocked {
         self.m.snapshot()
     }
 
+    /// Without the final `Z`: so the texts are in the order of the times, whatever zeros are left out.
     fn created_at(&self, number: u64) -> String {
         let snapshot = format!("{}@{number}", self.m.fs);
         let shown = self.m.node.json(["snapshot", "show", &snapshot]);
-        shown["manifest"]["created_at"].as_str().unwrap().to_owned()
+        let created = shown["manifest"]["created_at"].as_str().unwrap();
+        created.strip_suffix('Z').unwrap().to_owned()
     }
 
     fn set_rules(&self, args: &[&str]) {
