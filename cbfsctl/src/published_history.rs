@@ -115,6 +115,9 @@ mod tests {
 
     const FS: &str = "home-6f1c2a52-8f8a-4d0e-9a53-0c2ad9d1a2b3";
 
+    /// Gaps before it, and numbers of the logs.
+    type ToldRun = (Vec<(u64, u64)>, Vec<u64>);
+
     fn snapshot(number: u64, deleted: bool, from: u64, to: u64) -> HistoricSnapshot {
         let manifest: Manifest = serde_json::from_value(json!({
             "format": 1, "features": {}, "fs": FS, "number": number, "epoch": 1,
@@ -153,7 +156,7 @@ mod tests {
             snapshot(6, false, 51, 60),
         ];
         history[4].manifest = None;
-        let told = |from, to| -> Vec<(Vec<(u64, u64)>, Vec<u64>)> {
+        let told = |from, to| -> Vec<ToldRun> {
             let found = runs(&*bucket, &fs, &history, (Xid(from), Xid(to)), |_| true).unwrap();
             let told = |run: &Run| {
                 let gaps = run.gaps.iter().map(|g| (g.from.0, g.to.0)).collect();
