@@ -245,7 +245,7 @@ impl Instance {
         let history = History::new(&dir.join("journal"));
         let kvs = Kvs::read_only(stack, counters, block_size);
         kvs.limit_cache(options.cache_limit);
-        let backing = BackingFiles::open_dir(&dir.join("data"))?;
+        let backing = BackingFiles::none(&dir.join("data"));
         Ok(Arc::new(Instance {
             id,
             dir,

@@ -57,12 +57,10 @@ impl SnapshotService {
                 Err(_) if self.instance.is_fenced() && !fenced => continue,
                 Err(e) => e,
             };
+            // Refused credentials pass too, once somebody renews them: until then `status` says so.
             let transient = !matches!(
                 error.kind(),
-                ErrorKind::Damage
-                    | ErrorKind::Credentials
-                    | ErrorKind::Conflict
-                    | ErrorKind::FormatTooNew
+                ErrorKind::Damage | ErrorKind::Conflict | ErrorKind::FormatTooNew
             );
             let mut reason = error.to_string();
             for cause in error.causes() {
