@@ -191,6 +191,20 @@ fn entry(page: &mut Page<'_>, line: &StatusLine) {
             let text = format!("{what} again in {}: {reason}", clock(*wait_ms));
             (text, view.theme.warning)
         }
+        StatusEvent::ObjectsRemoved {
+            objects,
+            bytes: b,
+            left,
+            ..
+        } => {
+            let text = format!(
+                "removed {} objects ({}) from the bucket, {} left to garbage collection",
+                count(*objects),
+                bytes(*b),
+                count(*left)
+            );
+            (text, view.theme.dim)
+        }
         StatusEvent::CancelRequested => ("withdrawn".to_owned(), view.theme.warning),
         StatusEvent::Failure { failure, reason } => {
             let kind = format!("{failure:?}").to_lowercase();
