@@ -168,6 +168,13 @@ fn transition(line: &StatusLine) -> Option<String> {
         }
         StatusEvent::Failure { reason, .. } => format!("attempt failed: {reason}"),
         StatusEvent::CancelRequested => "withdrawn".to_owned(),
+        StatusEvent::Attempt {
+            kept: Some(kept), ..
+        } => format!("taken up, {kept} objects kept"),
+        StatusEvent::Attempt {
+            anew_because: Some(why),
+            ..
+        } => format!("begun anew: {why}"),
         StatusEvent::Attempt { .. }
         | StatusEvent::Cut { .. }
         | StatusEvent::Planned { .. }

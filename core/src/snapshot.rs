@@ -138,12 +138,18 @@ pub enum StatusEvent {
         /// Epoch of the master.
         epoch: Epoch,
     },
-    /// A new attempt begins (after the cut, and after every crash or retry).
+    /// An attempt begins, or goes on under its id after a restart of the daemon.
     Attempt {
         /// Its random id.
         attempt: String,
         /// Boot id of the machine: preserved data is not trusted after a reboot.
         boot_id: String,
+        /// Objects of it that were finished before the restart, and are kept; absent: it begins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<u64>,
+        /// Why an attempt that was under way is not continued.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        anew_because: Option<String>,
     },
     /// The state changed.
     State {

@@ -1,6 +1,7 @@
 //! The uploader: objects from the proxy cache to the bucket, while the persister still makes more. Every
 //! object is created (never replaced), its arrival is checked, and what failed for a passing reason is
-//! tried again until it works or the owner stops it.
+//! tried again until it works or the owner stops it. What an earlier run of the daemon sent is looked for
+//! ([`Uploader::confirm`]), not sent again.
 //!
 //! What waits takes room in the proxy cache: with more than a limit of it the persister waits in
 //! [`Uploader::send`]. It only ever waits for an upload that is under way, and the end of the uploader, for
@@ -36,9 +37,17 @@ pub trait UploadObserver: Send + Sync {
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool;
 }
 
+/// What is to be done with an object.
+enum Work {
+    /// Create it with the contents of this file.
+    Send(ObjectRef, PathBuf),
+    /// See that it is there.
+    Confirm(ObjectRef),
+}
+
 /// A running upload of one attempt.
 pub struct Uploader {
-    queue: Sender<(ObjectRef, PathBuf)>,
+    queue: Sender<Work>,
     thread: JoinHandle<Result<()>>,
     backlog: Arc<Backlog>,
     limit: u64,
@@ -91,7 +100,7 @@ impl Uploader {
         })
     }
 
-    /// Queue an object that is durable at `path`. After it has arrived the local copy is removed. Waits while
+    /// Queue an object that is whole at `path`. After it has arrived the local copy is removed. Waits while
     /// too much is queued already.
     pub fn send(&self, object: &ObjectRef, path: &Path) -> Result<()> {
         {
@@ -104,7 +113,17 @@ impl Uploader {
             }
             state.bytes = state.bytes.saturating_add(object.size);
         }
-        let queued = self.queue.send((object.clone(), path.to_owned()));
+        self.queue(Work::Send(object.clone(), path.to_owned()))
+    }
+
+    /// Queue an object that has arrived before: that it is there with its size is all that is asked.
+    /// When it is not, the upload ends with an error.
+    pub fn confirm(&self, object: &ObjectRef) -> Result<()> {
+        self.queue(Work::Confirm(object.clone()))
+    }
+
+    fn queue(&self, work: Work) -> Result<()> {
+        let queued = self.queue.send(work);
         // The thread ended early: its error is told by `finish`.
         queued.map_err(|mpsc::SendError(_)| Error::failed("the uploader has stopped"))
     }
@@ -128,13 +147,20 @@ fn run(
     bucket: &dyn Bucket,
     fs: &Handle,
     observer: &dyn UploadObserver,
-    waiting: &Receiver<(ObjectRef, PathBuf)>,
+    waiting: &Receiver<Work>,
     backlog: &Backlog,
 ) -> Result<()> {
-    for (object, path) in waiting {
+    for work in waiting {
         if observer.cancelled() {
             return Err(Error::failed("the upload was stopped"));
         }
+        let (object, path) = match work {
+            Work::Send(object, path) => (object, path),
+            Work::Confirm(object) => {
+                confirm(bucket, fs, observer, &object)?;
+                continue;
+            }
+        };
         // What is not there will not be there at the next try either.
         if !path.is_file() {
             let text = format!("{} has gone from the proxy cache", path.display());
@@ -155,6 +181,26 @@ fn run(
         observer.object_removed();
     }
     Ok(())
+}
+
+fn confirm(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    observer: &dyn UploadObserver,
+    object: &ObjectRef,
+) -> Result<()> {
+    let key = keys::absolute(fs, &object.key)?;
+    let found = with_retries(&format!("HEAD {key}"), observer, || bucket.head(&key))?;
+    match found {
+        Some(info) if info.size == object.size => Ok(()),
+        Some(info) => Err(Error::failed(format!(
+            "object {key} had arrived and has {} bytes instead of {}",
+            info.size, object.size
+        ))),
+        None => Err(Error::failed(format!(
+            "object {key} had arrived and is gone"
+        ))),
+    }
 }
 
 /// Run a request until it works, its error is not transient, or the observer gives up.

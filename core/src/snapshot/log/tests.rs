@@ -49,6 +49,8 @@ fn attempt(id: &str) -> StatusEvent {
     StatusEvent::Attempt {
         attempt: id.to_owned(),
         boot_id: format!("boot-of-{id}"),
+        kept: None,
+        anew_because: None,
     }
 }
 
