@@ -1,7 +1,7 @@
 //! Snapshot requests: kinds, states, and the status log that is the one truth about a request.
 //!
 //! The log is one file `status/<number:010>.jsonl` of the instance: one JSON line per event,
-//! fsynced. [`StatusLog`] is the only writer, [`SnapshotStatus::parse`] the only parser; `show`,
+//! fsynced where something is built upon it. [`StatusLog`] is the only writer, [`SnapshotStatus::parse`] the only parser; `show`,
 //! `watch`, the TUI and recovery all derive from the parsed status. A crash can tear the last
 //! line; the parser ignores a last line without a newline, and the writer cuts it off on reopen.
 

@@ -1,11 +1,11 @@
-//! The uploader: objects from the proxy cache to the bucket, while the persister still makes more. Every
-//! object is created (never replaced), its arrival is checked, and what failed for a passing reason is
+//! The uploader: objects from the proxy cache to the bucket, several at a time, while the persister still
+//! makes more. Every object is created (never replaced), its arrival is checked, and what failed for a passing reason is
 //! tried again until it works or the owner stops it. What an earlier run of the daemon sent is looked for
 //! ([`Uploader::confirm`]), not sent again.
 //!
 //! What waits takes room in the proxy cache: with more than a limit of it the persister waits in
-//! [`Uploader::send`]. It only ever waits for an upload that is under way, and the end of the uploader, for
-//! whatever reason, wakes it.
+//! [`Uploader::send`]. It only ever waits for an upload that is under way, and the first failure of the
+//! uploader wakes it. That failure ends the other uploads too, each after the object at hand.
 
 use cbfs_core::bucket::{Body, Bucket, BucketError, Key};
 use cbfs_core::error::{Error, Result};
@@ -13,16 +13,20 @@ use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::handle::Handle;
 use parking_lot::{Condvar, Mutex};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// Uploads at a time. The objects of a small snapshot are small, and each waits: for a round trip, or for
+/// a disk.
+const AT_A_TIME: usize = 4;
 
 /// First and longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Hears of the uploader's work; called from its thread.
+/// Hears of the uploader's work; called from its threads.
 pub trait UploadObserver: Send + Sync {
     /// An object has arrived.
     fn object_sent(&self, object: &ObjectRef) -> Result<()>;
@@ -48,7 +52,7 @@ enum Work {
 /// A running upload of one attempt.
 pub struct Uploader {
     queue: Sender<Work>,
-    thread: JoinHandle<Result<()>>,
+    threads: Vec<JoinHandle<()>>,
     backlog: Arc<Backlog>,
     limit: u64,
 }
@@ -63,22 +67,39 @@ struct Backlog {
 #[derive(Default)]
 struct BacklogState {
     bytes: u64,
-    /// The thread has ended: nothing will arrive any more.
+    /// Something failed: nothing that waits will arrive any more.
     ended: bool,
+    /// What failed first.
+    failure: Option<Error>,
 }
 
-/// Tells the end of the thread, also by a panic.
-struct Ending(Arc<Backlog>);
+impl Backlog {
+    fn has_ended(&self) -> bool {
+        self.state.lock().ended
+    }
 
-impl Drop for Ending {
+    fn end(&self, failure: Error) {
+        let mut state = self.state.lock();
+        state.failure.get_or_insert(failure);
+        state.ended = true;
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+/// Tells of a panic.
+struct Panicking<'a>(&'a Backlog);
+
+impl Drop for Panicking<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().ended = true;
-        self.0.changed.notify_all();
+        if std::thread::panicking() {
+            self.0.end(Error::failed("the uploader panicked"));
+        }
     }
 }
 
 impl Uploader {
-    /// Start a thread that takes objects from the queue. At most `limit` bytes wait in it, or one object.
+    /// Start threads that take objects from the queue. At most `limit` bytes wait in it, or one object.
     pub fn start(
         bucket: Arc<dyn Bucket>,
         fs: Handle,
@@ -86,18 +107,30 @@ impl Uploader {
         limit: u64,
     ) -> Result<Uploader> {
         let (queue, waiting) = channel();
-        let backlog = Arc::new(Backlog::default());
-        let ending = Ending(Arc::clone(&backlog));
-        let thread = std::thread::Builder::new()
-            .name("uploader".into())
-            .spawn(move || run(&*bucket, &fs, &*observer, &waiting, &ending.0))
-            .map_err(|e| Error::failed("a thread could not be started").because(e))?;
-        Ok(Uploader {
+        let waiting = Arc::new(Mutex::new(waiting));
+        let mut uploader = Uploader {
             queue,
-            thread,
-            backlog,
+            threads: Vec::with_capacity(AT_A_TIME),
+            backlog: Arc::default(),
             limit,
-        })
+        };
+        for number in 0..AT_A_TIME {
+            let (bucket, fs) = (Arc::clone(&bucket), fs.clone());
+            let observer = Arc::clone(&observer);
+            let (waiting, backlog) = (Arc::clone(&waiting), Arc::clone(&uploader.backlog));
+            let run = move || {
+                let _panicking = Panicking(&backlog);
+                if let Err(e) = run(&*bucket, &fs, &*observer, &waiting, &backlog) {
+                    backlog.end(e);
+                }
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("uploader-{number}"))
+                .spawn(run)
+                .map_err(|e| Error::failed("a thread could not be started").because(e))?;
+            uploader.threads.push(thread);
+        }
+        Ok(uploader)
     }
 
     /// Queue an object that is whole at `path`. After it has arrived the local copy is removed. Waits while
@@ -123,22 +156,32 @@ impl Uploader {
     }
 
     fn queue(&self, work: Work) -> Result<()> {
-        let queued = self.queue.send(work);
-        // The thread ended early: its error is told by `finish`.
-        queued.map_err(|mpsc::SendError(_)| Error::failed("the uploader has stopped"))
+        let stopped = || Error::failed("the uploader has stopped");
+        if self.has_ended() {
+            return Err(stopped()); // why is told by `finish`
+        }
+        self.queue.send(work).map_err(|_| stopped())
     }
 
-    /// Whether its thread has ended: before [`Uploader::finish`] only after an error.
+    /// Whether something failed: nothing more is sent then.
     pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        self.backlog.has_ended()
     }
 
     /// Wait until everything queued has arrived.
+    ///
+    /// # Errors
+    /// What failed first.
     pub fn finish(self) -> Result<()> {
         drop(self.queue);
-        match self.thread.join() {
-            Ok(result) => result,
-            Err(_) => Err(Error::failed("the uploader panicked")),
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("an uploader panicked");
+            }
+        }
+        match self.backlog.state.lock().failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
         }
     }
 }
@@ -147,10 +190,17 @@ fn run(
     bucket: &dyn Bucket,
     fs: &Handle,
     observer: &dyn UploadObserver,
-    waiting: &Receiver<Work>,
+    waiting: &Mutex<Receiver<Work>>,
     backlog: &Backlog,
 ) -> Result<()> {
-    for work in waiting {
+    loop {
+        let next = waiting.lock().recv();
+        let Ok(work) = next else {
+            return Ok(()); // that was all
+        };
+        if backlog.has_ended() {
+            return Ok(()); // another one has failed
+        }
         if observer.cancelled() {
             return Err(Error::failed("the upload was stopped"));
         }
@@ -180,7 +230,6 @@ fn run(
         backlog.changed.notify_all();
         observer.object_removed();
     }
-    Ok(())
 }
 
 fn confirm(
