@@ -160,6 +160,9 @@ pub enum StatusEvent {
     Cut {
         /// The last transaction in the snapshot.
         xid: Xid,
+        /// How long writers were held, in microseconds; older logs do not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held_us: Option<u64>,
     },
     /// What is to be done, known after collecting.
     Planned {

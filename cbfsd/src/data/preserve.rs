@@ -25,16 +25,22 @@ pub struct Preserved {
 }
 
 impl Preserved {
-    /// Keep copies in `dir` (created), taking over those of an earlier run.
-    pub fn open(dir: &Path, generation: u64, cut: Xid) -> Result<Preserved> {
+    /// Make the place below `dir` for the copies of a generation, or keep what is in it. Not to be
+    /// done while writers are held: a disk may take its time.
+    pub fn make_place(dir: &Path, generation: u64) -> Result<()> {
         let dir = dir.join(Preserved::dir_name(generation));
-        fs::create_dir_all(&dir).context(|| format!("{} could not be created", dir.display()))?;
-        Ok(Preserved {
-            dir,
+        fs::create_dir_all(&dir).context(|| format!("{} could not be created", dir.display()))
+    }
+
+    /// Keep copies in the place that [`Preserved::make_place`] made in `dir`; those that are there
+    /// already count.
+    pub fn open(dir: &Path, generation: u64, cut: Xid) -> Preserved {
+        Preserved {
+            dir: dir.join(Preserved::dir_name(generation)),
             cut,
             generation,
             settled: Mutex::default(),
-        })
+        }
     }
 
     /// Name of the directory that holds the copies of a generation.

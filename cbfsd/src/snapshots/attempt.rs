@@ -294,9 +294,15 @@ impl SnapshotService {
 
     fn collect(self: &Arc<Self>, number: SnapshotNumber) -> Result<Frozen> {
         self.sync_mount()?;
-        let frozen = self.instance.cut(number)?;
+        let (frozen, held) = self.instance.cut(number)?;
         reach(failpoints::SNAPSHOT_CUT);
-        self.record(number, StatusEvent::Cut { xid: frozen.cut })?;
+        self.record(
+            number,
+            StatusEvent::Cut {
+                xid: frozen.cut,
+                held_us: Some(u64::try_from(held.as_micros()).unwrap_or(u64::MAX)),
+            },
+        )?;
         reach(failpoints::SNAPSHOT_CUT_LOGGED);
         self.enter(number, SnapshotState::Collected)?;
         reach(failpoints::SNAPSHOT_COLLECTED);

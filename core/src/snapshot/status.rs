@@ -195,7 +195,7 @@ impl SnapshotStatus {
                 self.boot_id = Some(boot_id.clone());
             }
             StatusEvent::State { state } => self.enter(*state, &line.at),
-            StatusEvent::Cut { xid } => self.xid = Some(*xid),
+            StatusEvent::Cut { xid, .. } => self.xid = Some(*xid),
             StatusEvent::Planned {
                 inodes,
                 files,
