@@ -13,9 +13,11 @@ pub(crate) struct BucketOption {
 }
 
 impl BucketOption {
-    /// The URL, where one was given. An empty one counts as none.
+    /// The URL, where one was given, or `default_bucket` of `cbfsd.toml`. An empty one counts as none.
     pub(crate) fn url(&self) -> Result<Option<BucketUrl>> {
-        match self.bucket.as_deref() {
+        let configured = cbfs_core::configuration::current();
+        let given = self.bucket.as_deref().filter(|text| !text.is_empty());
+        match given.or(configured.bucket.as_deref()) {
             None | Some("") => Ok(None),
             Some(text) => Ok(Some(parse(text)?)),
         }

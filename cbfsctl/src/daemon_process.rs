@@ -103,7 +103,14 @@ impl StartedDaemon {
         let log_too = log.try_clone().context(about_log)?;
         let program = std::env::current_exe()
             .context(|| "the path of this program could not be told".to_owned())?;
-        let child = Command::new(&program)
+        let mut command = Command::new(&program);
+        if let (Some(path), true) = cbfs_core::configuration::path() {
+            // The daemon's working directory is another one.
+            let absolute = std::path::absolute(&path)
+                .context(|| format!("{} has no absolute path", path.display()))?;
+            command.env("CBFS_CONFIG", absolute);
+        }
+        let child = command
             .arg0("cbfsd")
             .args(["util", "cbfsd", "--detach"])
             .env("CBFS_STATE_DIR", state_dir)

@@ -7,7 +7,6 @@
 
 mod bucket_option;
 mod cli;
-mod client;
 mod commands;
 mod confirmation;
 mod daemon_process;
@@ -24,6 +23,7 @@ mod snapshot_watch;
 mod table;
 mod target;
 
+use cbfs_client as client;
 use clap::Parser;
 use cli::Cli;
 use output::{Output, Stop};
@@ -44,7 +44,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(refusal) => return error_report::usage(&refusal, &args),
     };
     let output = Output::standard(cli.global.json, cli.global.quiet);
-    let mut context = commands::Context::new(output, &cli.global);
+    let mut context = match commands::Context::new(output, &cli.global) {
+        Ok(context) => context,
+        Err((mut output, error)) => {
+            output.error(&error);
+            return ExitCode::from(error.kind().exit_code());
+        }
+    };
     match commands::run(cli.command, &mut context) {
         Ok(code) => code,
         Err(Stop::ClosedPipe) => ExitCode::SUCCESS,

@@ -11,6 +11,7 @@ fn cbfsctl(state: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cbfsctl"));
     command
         .env_remove("CBFS_BUCKET")
+        .env("CBFS_CONFIG", "/dev/null")
         .env("CBFS_STATE_DIR", state.join("state"))
         .env("CBFS_SOCKET", state.join("no-daemon.sock"));
     command

@@ -1,9 +1,12 @@
 //! The daemon's entry: arguments, log, lock, instances, API, signals.
 
+use crate::daemon_log;
 use crate::failpoints;
 use crate::manager::Manager;
+use crate::reload;
 use crate::server;
 use cbfs_core::clock::{Clock, System};
+use cbfs_core::configuration::{self, LogSettings};
 use cbfs_core::environment;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use clap::Parser;
@@ -15,12 +18,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tracing_subscriber::EnvFilter;
 
 /// The CBFS daemon: serves the mounts of this node, takes snapshots, answers `cbfsctl`.
 ///
-/// Environment: CBFS_STATE_DIR and CBFS_SOCKET as for cbfsctl; CBFS_LOG filters the log
-/// (info, debug, cbfsd=trace, …); AWS_* for S3 buckets.
+/// Environment: CBFS_CONFIG names its settings (cbfsd.toml); CBFS_STATE_DIR and CBFS_SOCKET as for cbfsctl;
+/// CBFS_LOG filters the log (info, debug, cbfsd=trace, …); AWS_* for S3 buckets. SIGHUP reads the settings anew.
 #[derive(Debug, Parser)]
 #[command(name = "cbfsd", version)]
 struct Args {
@@ -46,7 +48,16 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    start_log(args.log_json);
+    // Its log depends on it; without one the error is told as by any program.
+    let configured = match configuration::load() {
+        Ok(configured) => configured,
+        Err(e) => {
+            daemon_log::start(args.log_json, &LogSettings::default());
+            tracing::error!(causes = ?e.causes(), hint = e.hint_text(), "{e}");
+            return ExitCode::from(e.kind().exit_code());
+        }
+    };
+    daemon_log::start(args.log_json, &configured.log);
     if let Err(e) = rustix::thread::set_name(c"cbfsd") {
         tracing::debug!("the process keeps its name: {e}");
     }
@@ -57,21 +68,6 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(e.kind().exit_code())
         }
     }
-}
-
-fn start_log(json: bool) {
-    let filter = EnvFilter::try_from_env("CBFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // A log on a full disk loses lines; telling so on stderr as well would panic the thread.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    // Fails only when a log is set up already (tests run several daemons in one process).
-    let _ = if json {
-        log.json().try_init()
-    } else {
-        log.with_ansi(false).try_init()
-    };
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -102,6 +98,13 @@ fn run(args: &Args) -> Result<()> {
         let on_signal = Arc::clone(&shutdown);
         let mut terminate =
             signal(SignalKind::terminate()).context(|| "no signal handler".into())?;
+        let mut hang_up = signal(SignalKind::hangup()).context(|| "no signal handler".into())?;
+        tokio::spawn(async move {
+            while hang_up.recv().await.is_some() {
+                // Told in the log either way.
+                let _ = tokio::task::spawn_blocking(reload::reload).await;
+            }
+        });
         let mut interrupt =
             signal(SignalKind::interrupt()).context(|| "no signal handler".into())?;
         tokio::spawn(async move {

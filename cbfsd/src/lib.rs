@@ -3,12 +3,15 @@
 
 pub mod check;
 pub mod daemon;
+mod daemon_log;
 pub mod data;
 pub mod failpoints;
 pub mod instance;
 pub mod journal;
 pub mod kvs;
 pub mod manager;
+pub mod mounted;
+mod reload;
 pub mod server;
 pub mod snapshots;
 pub mod space;

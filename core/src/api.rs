@@ -16,7 +16,8 @@
 //! | `POST /v1/snapshots/{fs}/{number}/retry` | | [`SnapshotInfo`] |
 //! | `POST /v1/snapshots/{fs}/schedule` | | [`ScheduleInfo`]; the settings are read from the bucket anew |
 //! | `GET /v1/log/{fs}?from=XID` | | the master's change log from there on, as far as it is still local: JSON lines as in `log.jsonl.zst`; with `&follow=true` it goes on |
-//! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`] |
+//! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`]; notes have an id, and with a header `Last-Event-ID` (which may be empty) those after it that the daemon still has come first |
+//! | `POST /v1/reload` | | [`ReloadInfo`]; `cbfsd.toml` is read anew, as on SIGHUP |
 //! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
 //! | `GET /metrics` | | Prometheus text |
 //!
@@ -99,6 +100,40 @@ pub struct InstanceInfo {
     pub kvs_limit: Option<u64>,
     /// Bytes of dirty rows in memory.
     pub dirty_bytes: u64,
+    /// Bytes of all files, as statfs tells them.
+    #[serde(default)]
+    pub logical_bytes: u64,
+    /// Bytes that the disk of the state directory leaves.
+    #[serde(default)]
+    pub free_bytes: u64,
+    /// Bytes of the proxy cache: objects on their way to or from the bucket.
+    #[serde(default)]
+    pub proxy_bytes: u64,
+    /// What went through the mount, and to and from the bucket.
+    #[serde(default)]
+    pub traffic: Traffic,
+}
+
+/// Counts of an instance since its daemon started: a rate is the difference of two answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Traffic {
+    /// Bytes read on the mount that the kernel did not have in its cache.
+    pub read_bytes: u64,
+    /// Bytes written on the mount.
+    pub written_bytes: u64,
+    /// Objects created or replaced in the bucket, tries again included.
+    pub puts: u64,
+    /// Objects, or ranges of them, read from the bucket, tries again included.
+    pub gets: u64,
+    /// Other requests to the bucket.
+    pub other_requests: u64,
+    /// Requests to the bucket that failed.
+    pub failed_requests: u64,
+    /// Bytes of objects sent.
+    pub sent_bytes: u64,
+    /// Bytes of objects received.
+    pub received_bytes: u64,
 }
 
 /// Status of a daemon.
@@ -238,6 +273,18 @@ pub struct SnapshotInfo {
     pub failure: Option<FailureType>,
 }
 
+/// What came of reading `cbfsd.toml` anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadInfo {
+    /// The file; `None` when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Keys whose new values hold from now on.
+    pub applied: Vec<String>,
+    /// Keys whose new values hold after a restart of the daemon.
+    pub needs_restart: Vec<String>,
+}
+
 /// What a master does by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduleInfo {
@@ -266,6 +313,43 @@ pub enum DaemonEvent {
         /// How it stands now.
         instance: InstanceInfo,
     },
+    /// Something that a person should read.
+    Note {
+        /// What.
+        note: Note,
+    },
+}
+
+/// How much a note matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// As it should be.
+    Info,
+    /// It goes on, but not as it should.
+    Warning,
+    /// It needs a person.
+    Error,
+}
+
+/// Something that happened, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// RFC 3339, by the node's clock.
+    pub at: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// The file system it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs: Option<Handle>,
+    /// The snapshot it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotNumber>,
+    /// What happened.
+    pub text: String,
+    /// Why, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
 }
 
 /// Body of an error answer.

@@ -10,12 +10,11 @@
 //! was written anew with the same bytes counts as changed. Access times are not compared, nor the
 //! times of directories in which names came or went.
 
-use crate::cloud_snapshot::{CloudSnapshot, OpenLayer, inodes_touched};
+use crate::cloud_snapshot::{CloudSnapshot, OpenLayer, inodes_touched, names_touched};
 use crate::error::Result;
 use crate::ids::{Ino, SnapshotNumber};
 use crate::inode::{FileKind, InodeRow};
 use crate::layers::paths::Paths;
-use crate::layers::rows::{DENTRY_COLUMNS, all, dentry_from_row};
 use crate::layers::{Layer, Stack};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -87,8 +86,8 @@ pub fn diff(first: &CloudSnapshot, second: &CloudSnapshot) -> Result<Vec<Entry>>
     Comparison::of(first.stack(), second.stack(), &[a, b])?.run()
 }
 
-/// The layers of each that the other does not have below it.
-fn own_layers<'l>(
+/// The layers of each that the other does not have below it: what the others say is the same in both.
+pub fn own_layers<'l>(
     first: &'l [OpenLayer],
     second: &'l [OpenLayer],
 ) -> (&'l [OpenLayer], &'l [OpenLayer]) {
@@ -120,22 +119,16 @@ impl<'a> Comparison<'a> {
     fn of(a: &'a Stack, b: &'a Stack, layers: &[&[OpenLayer]]) -> Result<Comparison<'a>> {
         let mut candidates = BTreeSet::new();
         let mut stirred = HashSet::new();
-        let sql = format!("SELECT {DENTRY_COLUMNS} FROM dentry ORDER BY parent, hash, name");
         for layers in layers {
             candidates.extend(inodes_touched(layers)?);
-            for layer in *layers {
-                let names = layer
-                    .database
-                    .with(|conn| all(conn, &sql, [], dentry_from_row))?;
-                for row in names {
-                    let (old, new) = (
-                        a.dentry(row.parent, &row.name)?.and_then(|d| d.ino),
-                        b.dentry(row.parent, &row.name)?.and_then(|d| d.ino),
-                    );
-                    if old != new {
-                        stirred.insert(row.parent);
-                        candidates.extend([old, new].into_iter().flatten());
-                    }
+            for row in names_touched(layers)? {
+                let (old, new) = (
+                    a.dentry(row.parent, &row.name)?.and_then(|d| d.ino),
+                    b.dentry(row.parent, &row.name)?.and_then(|d| d.ino),
+                );
+                if old != new {
+                    stirred.insert(row.parent);
+                    candidates.extend([old, new].into_iter().flatten());
                 }
             }
         }
@@ -270,7 +263,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn same_contents(&self, old: &InodeRow, new: &InodeRow) -> Result<bool> {
-        Ok(old.size == new.size && reads(self.a, old)? == reads(self.b, new)?)
+        same_contents((self.a, old), (self.b, new))
     }
 
     fn old_path(&mut self, (parent, name): &Name) -> Result<Option<Vec<u8>>> {
@@ -304,6 +297,29 @@ impl<'a> Comparison<'a> {
             differs,
         });
     }
+}
+
+/// Whether two files have the same bytes for sure: the same size, and the same blocks of the same tarballs. The
+/// same bytes written anew are not the same.
+///
+/// # Errors
+/// Those of the layers.
+pub fn same_contents((a, old): (&Stack, &InodeRow), (b, new): (&Stack, &InodeRow)) -> Result<bool> {
+    if old.size != new.size {
+        return Ok(false);
+    }
+    let (before, after) = (reads(a, old)?, reads(b, new)?);
+    if before != after {
+        return Ok(false);
+    }
+    // Of a diverged snapshot and the one that took its number the numbers are the same, not the tarballs.
+    let snapshots: BTreeSet<SnapshotNumber> = before.runs.iter().map(|run| run.2).collect();
+    for snapshot in snapshots {
+        if a.source(snapshot)? != b.source(snapshot)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn change_of(differs: &[Aspect]) -> Option<Change> {

@@ -1,5 +1,6 @@
-//! What the environment says of this node: state directory, socket, polling, bound on the proxy cache.
+//! What the environment, and after it `cbfsd.toml`, say of this node: state directory, socket, polling, bounds.
 
+use crate::configuration::{self, ByteSize};
 use crate::error::{Error, ErrorKind, Result};
 use std::env;
 use std::path::PathBuf;
@@ -14,10 +15,11 @@ const PROXY_LIMIT: u64 = 1 << 30;
 /// Below that there would be a tarball for every few files.
 const PROXY_LIMIT_MIN: u64 = 1 << 20;
 
-/// The state directory: `CBFS_STATE_DIR`; else `/var/lib/cbfs` for root, else
+/// The state directory: `CBFS_STATE_DIR`, `state_dir` of `cbfsd.toml`; else `/var/lib/cbfs` for root, else
 /// `$XDG_STATE_HOME/cbfs`, else `~/.local/state/cbfs`.
 pub fn state_dir() -> PathBuf {
-    if let Some(dir) = non_empty("CBFS_STATE_DIR") {
+    let said = non_empty("CBFS_STATE_DIR").or_else(|| configuration::current().state_dir.clone());
+    if let Some(dir) = said {
         return dir;
     }
     if rustix::process::geteuid().is_root() {
@@ -31,10 +33,11 @@ pub fn state_dir() -> PathBuf {
         .join(".local/state/cbfs")
 }
 
-/// The daemon's socket: `CBFS_SOCKET`; else `/run/cbfs/cbfsd.sock` for root, else
+/// The daemon's socket: `CBFS_SOCKET`, `socket` of `cbfsd.toml`; else `/run/cbfs/cbfsd.sock` for root, else
 /// `$XDG_RUNTIME_DIR/cbfs/cbfsd.sock`, else in the state directory.
 pub fn socket() -> PathBuf {
-    if let Some(path) = non_empty("CBFS_SOCKET") {
+    let said = non_empty("CBFS_SOCKET").or_else(|| configuration::current().socket.clone());
+    if let Some(path) = said {
         return path;
     }
     if rustix::process::geteuid().is_root() {
@@ -46,64 +49,65 @@ pub fn socket() -> PathBuf {
     }
 }
 
-/// How long a FUSE session thread polls for the next request before it sleeps: `CBFS_FUSE_POLL`, in
-/// microseconds, 0 for never. By default 50 µs, and never on a single CPU.
+/// How long a FUSE session thread polls for the next request before it sleeps: `CBFS_FUSE_POLL` or `fuse_poll` of
+/// `cbfsd.toml`, in microseconds, 0 for never. By default 50 µs, and never on a single CPU.
 ///
 /// # Errors
-/// Usage, when the variable is not such a number.
+/// Usage, when it is not such a number.
 pub fn fuse_poll() -> Result<Duration> {
-    let Some(text) = env::var_os("CBFS_FUSE_POLL").filter(|v| !v.is_empty()) else {
+    let said = setting(
+        "CBFS_FUSE_POLL",
+        "fuse_poll",
+        configuration::current().fuse_poll,
+    );
+    let Some((name, text)) = said else {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         return Ok(if cpus > 1 { FUSE_POLL } else { Duration::ZERO });
     };
-    text.to_str()
-        .and_then(|text| text.parse().ok())
+    text.parse()
+        .ok()
         .filter(|micros| *micros <= FUSE_POLL_MAX)
         .map(Duration::from_micros)
         .ok_or_else(|| {
             Error::new(
                 ErrorKind::Usage,
-                format!("CBFS_FUSE_POLL={} is no polling time", text.display()),
+                format!("{name}={text} is no polling time"),
             )
             .hint("microseconds, at most 10000; 0 turns polling off")
         })
 }
 
 /// Bytes that a running snapshot may have in the proxy cache: `CBFS_PROXY_LIMIT`, in bytes or with `K`, `M`, `G`
-/// or `T` (powers of 1024) behind the number. By default 1 GiB.
+/// or `T` (powers of 1024) behind the number, or `proxy_limit` of `cbfsd.toml`. By default 1 GiB.
 ///
 /// # Errors
-/// Usage, when the variable is no such size or below 1 MiB.
+/// Usage, when it is no such size or below 1 MiB.
 pub fn proxy_limit() -> Result<u64> {
-    let Some(text) = env::var_os("CBFS_PROXY_LIMIT").filter(|v| !v.is_empty()) else {
+    let said = configuration::current().proxy_limit;
+    let Some((name, text)) = setting("CBFS_PROXY_LIMIT", "proxy_limit", said) else {
         return Ok(PROXY_LIMIT);
     };
-    text.to_str()
-        .and_then(parse_size)
-        .filter(|size| *size >= PROXY_LIMIT_MIN)
-        .ok_or_else(|| {
-            Error::new(
-                ErrorKind::Usage,
-                format!("CBFS_PROXY_LIMIT={} is no size", text.display()),
-            )
+    let size = ByteSize::parse(&text).map(|size| size.0);
+    size.filter(|size| *size >= PROXY_LIMIT_MIN).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("{name}={text} is no size"))
             .hint("bytes, or a number with K, M, G or T, at least 1M")
-        })
+    })
 }
 
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit: u64 = match text.get(digits.len()..)? {
-        "" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        "T" => 1 << 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
+/// A setting as text, with the name it was found under: the variable's, else that of the key of `cbfsd.toml`.
+fn setting(
+    variable: &'static str,
+    key: &'static str,
+    said: Option<u64>,
+) -> Option<(&'static str, String)> {
+    let given = env::var_os(variable).filter(|v| !v.is_empty());
+    match given {
+        Some(text) => Some((variable, text.to_string_lossy().into_owned())),
+        None => said.map(|number| (key, number.to_string())),
+    }
 }
 
-fn non_empty(name: &str) -> Option<PathBuf> {
+pub(crate) fn non_empty(name: &str) -> Option<PathBuf> {
     env::var_os(name)
         .filter(|v| !v.is_empty())
         .map(PathBuf::from)
@@ -113,19 +117,4 @@ fn non_empty(name: &str) -> Option<PathBuf> {
 pub fn host_name() -> String {
     let name = rustix::system::uname();
     name.nodename().to_string_lossy().into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_have_a_unit_or_none() {
-        for (text, size) in [("7", 7), ("3K", 3 << 10), ("5M", 5 << 20), ("1T", 1 << 40)] {
-            assert_eq!(parse_size(text), Some(size), "{text}");
-        }
-        for text in ["", "M", "1m", "1 M", "-1", "1.5G", "99999999999T", "1MB"] {
-            assert_eq!(parse_size(text), None, "{text}");
-        }
-    }
 }

@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod change_log;
 pub mod clock;
 pub mod cloud_snapshot;
+pub mod configuration;
 pub mod diff;
 pub mod durable_file;
 pub mod environment;

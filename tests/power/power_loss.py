@@ -251,7 +251,7 @@ class Bench:
         with open(self.image, "wb") as f:
             f.truncate(options.size << 20)
         run(f"mkfs.{options.fs}", "-q", self.image)
-        self.env = {**os.environ, "CBFS_STATE_DIR": f"{self.disk}/state", "CBFS_SOCKET": f"{self.top}/sock",
+        self.env = {**os.environ, "CBFS_CONFIG": "/dev/null", "CBFS_STATE_DIR": f"{self.disk}/state", "CBFS_SOCKET": f"{self.top}/sock",
                     "CBFS_BUCKET": f"file://{self.bucket}"}
         self.daemon = None
         self.log = open(f"{self.top}/daemon.log", "ab")

@@ -14,6 +14,7 @@ fi
 export CBFS_TESTS_WEED
 
 for name in $(env | sed -n 's/^\(AWS_[A-Z0-9_]*\)=.*/\1/p'); do unset "$name"; done
+export CBFS_CONFIG=/dev/null
 unset CBFS_BUCKET CBFS_TEST_BUCKET_URL
 export AWS_ACCESS_KEY_ID=AKIDCBFSTESTS AWS_SECRET_ACCESS_KEY=only-for-tests
 export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null

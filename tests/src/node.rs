@@ -94,6 +94,7 @@ impl Node {
         let mut command = Command::new(cbfsctl());
         for variable in [
             "CBFS_BUCKET",
+            "CBFS_CONFIG",
             "CBFS_FAILPOINT",
             "CBFS_LOG",
             "CBFS_FLUSH_ROWS",
@@ -105,6 +106,8 @@ impl Node {
             command.env_remove(variable);
         }
         command
+            // A file of this machine's must not be found; an empty one says nothing.
+            .env("CBFS_CONFIG", "/dev/null")
             .env("CBFS_STATE_DIR", self.state_dir())
             .env("CBFS_SOCKET", self.socket())
             .envs(self.environment.lock().expect("no panic before").clone())

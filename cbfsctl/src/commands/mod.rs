@@ -54,10 +54,19 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// From the global options and the environment.
-    pub(crate) fn new(output: Output, global: &GlobalOptions) -> Context {
+    /// From the global options, the environment and `cbfsd.toml`.
+    ///
+    /// # Errors
+    /// When `cbfsd.toml` cannot be read or understood; the output is given back to tell it.
+    pub(crate) fn new(
+        output: Output,
+        global: &GlobalOptions,
+    ) -> std::result::Result<Context, (Output, cbfs_core::Error)> {
+        if let Err(e) = cbfs_core::configuration::load() {
+            return Err((output, e));
+        }
         let socket = global.socket.clone().unwrap_or_else(environment::socket);
-        Context { output, socket }
+        Ok(Context { output, socket })
     }
 
     /// A client of this node's daemon.

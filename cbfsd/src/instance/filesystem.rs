@@ -150,13 +150,21 @@ impl FileSystem for Instance {
     }
 
     fn read(&self, patience: Patience, ino: u64, offset: u64, size: u32) -> OpResult<Vec<u8>> {
-        self.op_read(patience, Ino(ino), offset, size)
+        let answer = self.op_read(patience, Ino(ino), offset, size);
+        if let Ok(bytes) = &answer {
+            self.traffic.read(bytes.len());
+        }
+        answer
     }
 
     fn write(&self, _: Patience, ino: u64, offset: u64, data: &[u8]) -> OpResult<()> {
         let length = data.len() as u64;
         let cost = write_cost(length, offset.saturating_add(length));
-        self.taking(cost, || self.op_write(Ino(ino), offset, data))
+        let answer = self.taking(cost, || self.op_write(Ino(ino), offset, data));
+        if answer.is_ok() {
+            self.traffic.written(length);
+        }
+        answer
     }
 
     fn fsync(&self, _: Patience, ino: u64, _datasync: bool) -> OpResult<()> {

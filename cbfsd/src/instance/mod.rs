@@ -8,15 +8,19 @@ mod commit;
 mod contents;
 mod filesystem;
 mod listing;
+mod lookups;
 mod namespace;
 mod open;
 pub(crate) mod replay;
 mod room;
 mod snapshot_source;
+mod traffic;
 mod workers;
 
+pub use lookups::Lookups;
 pub(crate) use open::lock_existing;
-pub use open::{MasterParams, SlaveParams};
+pub use open::{Inherited, MasterParams, SlaveParams, StateDirLock};
+pub use traffic::MountTraffic;
 
 use crate::data::{BackingFiles, Preserved};
 use crate::failpoints::{self, reach};
@@ -31,7 +35,6 @@ use cbfs_core::ids::{Epoch, Ino, Xid};
 use cbfs_fuse::{Errno, Refusal};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -83,10 +86,19 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults, with the bounds that `CBFS_FLUSH_ROWS` and `CBFS_CACHE_BYTES` give instead. A
-    /// value that is no number is told in the log, and the default stands.
+    /// The defaults, with the bounds that `CBFS_FLUSH_ROWS` and `CBFS_CACHE_BYTES`, or `flush_rows` and
+    /// `cache_bytes` of `cbfsd.toml`, give instead. A value that is no number is told in the log, and the
+    /// default stands.
     pub fn from_environment() -> Options {
         let mut options = Options::default();
+        let configured = cbfs_core::configuration::current();
+        let number = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok());
+        if let Some(rows) = number(configured.flush_rows) {
+            options.flush_rows = rows;
+        }
+        if let Some(bytes) = number(configured.cache_bytes) {
+            options.cache_limit = bytes;
+        }
         let given = |name: &str, bound: &mut usize| {
             let Some(text) = std::env::var_os(name).filter(|v| !v.is_empty()) else {
                 return;
@@ -127,7 +139,7 @@ pub struct Instance {
     /// What the snapshot being persisted still needs.
     preserved: RwLock<Option<Arc<Preserved>>>,
     /// How often the kernel has been told of each inode and not yet forgotten it.
-    lookups: Mutex<FxHashMap<Ino, u64>>,
+    lookups: Arc<Lookups>,
     /// Files truncated to nothing whose new contents have no backing file yet.
     truncated: Mutex<FxHashSet<Ino>>,
     /// Orphans that a full disk kept from being destroyed; the syncer tries again.
@@ -137,9 +149,12 @@ pub struct Instance {
     poison: OnceLock<String>,
     fenced: AtomicBool,
     problems: Mutex<FxHashMap<&'static str, String>>,
+    /// Called when the health may have changed, from any thread and with any lock held.
+    health_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    traffic: Arc<MountTraffic>,
     workers: workers::Workers,
     /// Holds the lock on the state directory.
-    _lock: File,
+    lock: StateDirLock,
 }
 
 impl Instance {
@@ -163,6 +178,16 @@ impl Instance {
         self.epoch
     }
 
+    /// What the kernel knows of the mount it serves.
+    pub fn lookups(&self) -> &Arc<Lookups> {
+        &self.lookups
+    }
+
+    /// The lock on its state directory, for the instance that takes over from it there.
+    pub fn state_dir_lock(&self) -> StateDirLock {
+        self.lock.clone()
+    }
+
     /// The KVS.
     pub fn kvs(&self) -> &Kvs {
         &self.kvs
@@ -181,6 +206,7 @@ impl Instance {
     /// A later epoch exists: nothing is changed any more.
     pub fn fence(&self) {
         self.fenced.store(true, Ordering::SeqCst);
+        self.tell_health();
     }
 
     /// Whether a later epoch exists.
@@ -197,6 +223,7 @@ impl Instance {
         }
         tracing::error!(instance = %self.id, "poisoned: {text}");
         let _ = self.poison.set(text); // only the first reason is kept
+        self.tell_health();
     }
 
     /// Why it is poisoned.
@@ -206,11 +233,38 @@ impl Instance {
 
     /// Note (or clear) a problem that an operator should see, by topic.
     pub fn set_problem(&self, topic: &'static str, problem: Option<String>) {
-        let mut problems = self.problems.lock();
-        match problem {
-            Some(text) => drop(problems.insert(topic, text)),
-            None => drop(problems.remove(topic)),
+        let changed = {
+            let mut problems = self.problems.lock();
+            match problem {
+                Some(text) => {
+                    let before = problems.insert(topic, text.clone());
+                    before.is_none_or(|before| before != text)
+                }
+                None => problems.remove(topic).is_some(),
+            }
+        };
+        if changed {
+            self.tell_health();
         }
+    }
+
+    /// What is to be called when the health may have changed: from any thread and with any lock held, so it must
+    /// neither wait nor ask this instance. Only the first one is.
+    pub fn on_health_change(&self, call: Box<dyn Fn() + Send + Sync>) {
+        if self.health_changed.set(call).is_err() {
+            tracing::error!(instance = %self.id, "its health is watched already");
+        }
+    }
+
+    fn tell_health(&self) {
+        if let Some(call) = self.health_changed.get() {
+            call();
+        }
+    }
+
+    /// What went through its mount.
+    pub fn traffic(&self) -> &MountTraffic {
+        &self.traffic
     }
 
     /// How it is, and why not well.
@@ -251,32 +305,19 @@ impl Instance {
     }
 
     fn count_lookup(&self, ino: Ino) {
-        *self.lookups.lock().entry(ino).or_insert(0) += 1;
+        self.lookups.raise(ino);
     }
 
     /// The kernel forgot `count` lookups of an inode.
     fn forgotten(&self, ino: Ino, count: u64) {
-        let unused = {
-            let mut lookups = self.lookups.lock();
-            match lookups.get_mut(&ino) {
-                Some(left) if *left > count => {
-                    *left -= count;
-                    false
-                }
-                _ => {
-                    lookups.remove(&ino);
-                    true
-                }
-            }
-        };
-        if unused {
+        if self.lookups.lower(ino, count) {
             self.destroy_if_unused(ino);
         }
     }
 
     /// The mount is gone, and with it all that the kernel knew: it sends no forgets at unmount.
     pub fn forget_all(&self) {
-        self.lookups.lock().clear();
+        self.lookups.clear();
         let orphans: Vec<Ino> = self.kvs.tables().orphans.iter().copied().collect();
         for ino in orphans {
             self.destroy_if_unused(ino);
@@ -286,7 +327,7 @@ impl Instance {
     /// Destroy an inode that has no name and that the kernel does not know (any more).
     fn destroy_if_unused(&self, ino: Ino) {
         let orphan = self.kvs.tables().orphans.contains(&ino);
-        if !orphan || self.lookups.lock().contains_key(&ino) {
+        if !orphan || self.lookups.of(ino) > 0 {
             return;
         }
         if let Err(Refusal::Errno(e)) = self.freeing(|| self.destroy(ino))

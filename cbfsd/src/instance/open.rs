@@ -5,7 +5,7 @@
 //! holds is a prefix of what was answered; a torn tail and everything behind it is cut off.
 
 use super::replay::replay;
-use super::{Instance, Options};
+use super::{Instance, Lookups, MountTraffic, Options};
 use crate::data::BackingFiles;
 use crate::journal::{Event, Journal};
 use crate::kvs::{Committed, Counters, Kvs};
@@ -25,6 +25,47 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+/// The lock on a state directory. Two instances may share it while one takes over from the other.
+#[derive(Debug, Clone)]
+pub struct StateDirLock(
+    // Held, not used: the lock goes with the last descriptor.
+    #[expect(dead_code)] Arc<File>,
+);
+
+/// What an instance that takes a mount over has from the one before.
+#[derive(Debug, Clone)]
+pub struct Inherited {
+    /// What the kernel knows of the mount.
+    pub lookups: Arc<Lookups>,
+    /// What passed through the mount.
+    pub traffic: Arc<MountTraffic>,
+    /// The lock on the state directory they share.
+    pub lock: StateDirLock,
+}
+
+impl Inherited {
+    /// From `before`.
+    pub fn from(before: &Instance) -> Inherited {
+        Inherited {
+            lookups: Arc::clone(before.lookups()),
+            traffic: Arc::clone(&before.traffic),
+            lock: before.state_dir_lock(),
+        }
+    }
+
+    /// As given, or of an instance that begins with no mount.
+    fn or_new(given: Option<Inherited>, dir: &Path) -> Result<Inherited> {
+        match given {
+            Some(inherited) => Ok(inherited),
+            None => Ok(Inherited {
+                lookups: Arc::default(),
+                traffic: Arc::default(),
+                lock: StateDirLock(Arc::new(lock_state_dir(dir)?)),
+            }),
+        }
+    }
+}
+
 /// What a master is opened with.
 pub struct MasterParams {
     /// Instance id.
@@ -39,6 +80,8 @@ pub struct MasterParams {
     pub options: Options,
     /// Clock.
     pub clock: Arc<dyn Clock>,
+    /// From the instance whose mount it takes over, if any.
+    pub inherited: Option<Inherited>,
 }
 
 /// What a slave is opened with.
@@ -59,6 +102,8 @@ pub struct SlaveParams {
     pub options: Options,
     /// Clock.
     pub clock: Arc<dyn Clock>,
+    /// From the instance whose mount it takes over, if any.
+    pub inherited: Option<Inherited>,
 }
 
 impl Instance {
@@ -86,8 +131,13 @@ impl Instance {
             block_size,
             options,
             clock,
+            inherited,
         } = params;
-        let lock = lock_state_dir(&dir)?;
+        let Inherited {
+            lookups,
+            traffic,
+            lock,
+        } = Inherited::or_new(inherited, &dir)?;
         // Before anything else: on a full disk recovery needs the ballast's room.
         let space = Space::open(&dir, options.limit, options.ballast)
             .context(|| format!("{} could not be examined", dir.display()))?;
@@ -125,15 +175,17 @@ impl Instance {
             reclaimed_at: AtomicU64::new(0),
             tier_in: None,
             preserved: RwLock::default(),
-            lookups: Mutex::default(),
+            lookups,
             truncated: Mutex::default(),
             undestroyed: Mutex::default(),
             barrier: Mutex::default(),
             poison: Default::default(),
             fenced: Default::default(),
             problems: Mutex::default(),
+            health_changed: Default::default(),
+            traffic,
             workers: Default::default(),
-            _lock: lock,
+            lock,
         });
         instance.create_root()?;
         instance.sweep()?;
@@ -153,8 +205,13 @@ impl Instance {
             counters,
             options,
             clock,
+            inherited,
         } = params;
-        let lock = lock_state_dir(&dir)?;
+        let Inherited {
+            lookups,
+            traffic,
+            lock,
+        } = Inherited::or_new(inherited, &dir)?;
         let block_size = stack.block_size();
         let kvs = Kvs::read_only(stack, counters, block_size);
         kvs.limit_cache(options.cache_limit);
@@ -176,15 +233,17 @@ impl Instance {
             reclaimed_at: AtomicU64::new(0),
             tier_in: Some(tier_in),
             preserved: RwLock::default(),
-            lookups: Mutex::default(),
+            lookups,
             truncated: Mutex::default(),
             undestroyed: Mutex::default(),
             barrier: Mutex::default(),
             poison: Default::default(),
             fenced: Default::default(),
             problems: Mutex::default(),
+            health_changed: Default::default(),
+            traffic,
             workers: Default::default(),
-            _lock: lock,
+            lock,
         }))
     }
 

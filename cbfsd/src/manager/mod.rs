@@ -5,17 +5,22 @@
 //! goes with it.
 
 mod config;
+mod events;
+mod health_watch;
 mod mounts;
+mod traffic;
 
 pub use config::{InstanceConfig, node_id};
+pub use events::{EventHub, Told};
 
 use crate::instance::{Instance, MasterParams, Options, SlaveParams};
 use crate::kvs::Counters;
+use crate::mounted::MountedInstance;
 use crate::snapshots::{ServiceParams, SnapshotService};
 use crate::tiering::proxy::ProxyCache;
 use crate::tiering::snapshot_stack::open_stack;
 use crate::tiering::tier_in::TierIn;
-use cbfs_core::api::{DaemonEvent, InstanceInfo, Role, SnapshotInfo};
+use cbfs_core::api::{InstanceInfo, Role, SnapshotInfo};
 use cbfs_core::bucket::{Bucket, LazyBucket};
 use cbfs_core::clock::{Clock, Ids};
 use cbfs_core::durable_file;
@@ -24,26 +29,26 @@ use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{FsSelector, Handle};
 use cbfs_core::snapshot::SnapshotState;
 use cbfs_fuse::Session;
+use health_watch::HealthWatch;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::broadcast;
 
 /// Memory for decompressed sections of a slave, in bytes.
 const SECTION_MEMORY: usize = 64 << 20;
 
-/// Events kept for a slow listener.
-const EVENT_BACKLOG: usize = 1024;
-
 /// An open instance.
 pub struct Open {
+    id: String,
     config: Mutex<InstanceConfig>,
     dir: PathBuf,
-    instance: Arc<Instance>,
-    snapshots: Option<Arc<SnapshotService>>,
+    mounted: Arc<MountedInstance>,
+    /// Of a master.
+    snapshots: Mutex<Option<Arc<SnapshotService>>>,
+    bucket: Arc<LazyBucket>,
     session: Mutex<Option<Session>>,
 }
 
@@ -56,7 +61,8 @@ pub struct Manager {
     open: Mutex<BTreeMap<String, Arc<Open>>>,
     /// One mount, umount or start at a time.
     changing: Mutex<()>,
-    events: broadcast::Sender<DaemonEvent>,
+    events: Arc<EventHub>,
+    health: HealthWatch,
     stopping: AtomicBool,
 }
 
@@ -64,8 +70,8 @@ impl Manager {
     /// The manager of a locked state directory; nothing is open yet.
     pub fn new(state_dir: &Path, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Arc<Manager>> {
         let node = node_id(state_dir, &*ids)?;
-        let (events, _) = broadcast::channel(EVENT_BACKLOG);
-        Ok(Arc::new(Manager {
+        let events = Arc::new(EventHub::new(Arc::clone(&clock), ids.attempt()));
+        let manager = Arc::new(Manager {
             state_dir: state_dir.to_owned(),
             node,
             clock,
@@ -73,8 +79,11 @@ impl Manager {
             open: Mutex::default(),
             changing: Mutex::default(),
             events,
+            health: HealthWatch::default(),
             stopping: AtomicBool::new(false),
-        }))
+        });
+        manager.watch_health()?;
+        Ok(manager)
     }
 
     /// This node's id.
@@ -87,9 +96,9 @@ impl Manager {
         &self.state_dir
     }
 
-    /// Everything that happens from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<DaemonEvent> {
-        self.events.subscribe()
+    /// What happens on this node.
+    pub fn events(&self) -> &EventHub {
+        &self.events
     }
 
     fn instances_dir(&self) -> PathBuf {
@@ -150,9 +159,8 @@ impl Manager {
             Role::Slave => self.open_slave(config, &dir, options, manifest)?,
         };
         let open = Arc::new(open);
-        self.open
-            .lock()
-            .insert(open.instance.id().to_owned(), Arc::clone(&open));
+        self.health.attend(&open.instance());
+        self.open.lock().insert(open.id.clone(), Arc::clone(&open));
         Ok(open)
     }
 
@@ -171,30 +179,22 @@ impl Manager {
             block_size: config.block_size,
             options,
             clock: Arc::clone(&self.clock),
+            inherited: None,
         })?;
-        let events = self.events.clone();
+        let events = Arc::clone(&self.events);
         let snapshots = SnapshotService::open(ServiceParams {
             instance: Arc::clone(&instance),
             fs: config.fs.clone(),
-            bucket,
+            bucket: Arc::clone(&bucket) as Arc<dyn Bucket>,
             node: self.node.clone(),
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
-            // Nobody listening is fine.
-            on_change: Arc::new(move |snapshot| {
-                drop(events.send(DaemonEvent::Snapshot { snapshot }));
-            }),
+            on_change: Arc::new(move |snapshot| events.snapshot(snapshot)),
             proxy_limit: cbfs_core::environment::proxy_limit()?,
         })?;
         instance.start_workers()?;
         snapshots.start()?;
-        Ok(Open {
-            config: Mutex::new(config),
-            dir: dir.to_owned(),
-            instance,
-            snapshots: Some(snapshots),
-            session: Mutex::default(),
-        })
+        Ok(Open::new(config, dir, instance, Some(snapshots), bucket))
     }
 
     fn open_slave(
@@ -213,12 +213,12 @@ impl Manager {
                 cbfs_core::format::parse(&path.display().to_string(), &bytes)?
             }
         };
-        let bucket: Arc<dyn Bucket> = Arc::new(LazyBucket::new(config.bucket.clone(), true));
+        let bucket = Arc::new(LazyBucket::new(config.bucket.clone(), true));
         let proxy = Arc::new(ProxyCache::open(&dir.join("proxy"))?);
         let stack = open_stack(&*bucket, &config.fs, &proxy, &manifest, config.block_size)?;
         let stack = Arc::new(stack);
         let tier_in = TierIn::new(
-            bucket,
+            Arc::clone(&bucket) as Arc<dyn Bucket>,
             config.fs.clone(),
             proxy,
             Arc::clone(&stack),
@@ -236,14 +236,9 @@ impl Manager {
             },
             options,
             clock: Arc::clone(&self.clock),
+            inherited: None,
         })?;
-        Ok(Open {
-            config: Mutex::new(config),
-            dir: dir.to_owned(),
-            instance,
-            snapshots: None,
-            session: Mutex::default(),
-        })
+        Ok(Open::new(config, dir, instance, None, bucket))
     }
 
     /// All instances, by id.
@@ -262,9 +257,9 @@ impl Manager {
     pub fn snapshots_of(&self, fs: &str) -> Result<Arc<SnapshotService>> {
         let selector: FsSelector = fs.parse()?;
         let all = self.open.lock();
-        let masters: BTreeMap<Handle, &Arc<SnapshotService>> = all
+        let masters: BTreeMap<Handle, Arc<SnapshotService>> = all
             .values()
-            .filter_map(|o| Some((o.config.lock().fs.clone(), o.snapshots.as_ref()?)))
+            .filter_map(|o| Some((o.config.lock().fs.clone(), o.snapshots()?)))
             .collect();
         let handles: Vec<Handle> = masters.keys().cloned().collect();
         let handle = selector.select(&handles).map_err(|e| match e.kind() {
@@ -275,7 +270,7 @@ impl Manager {
             .hint("snapshots are taken where the master is: see `cbfsctl instance list`"),
             _ => e,
         })?;
-        Ok(Arc::clone(masters[handle]))
+        Ok(Arc::clone(&masters[handle]))
     }
 
     /// The journal of the master of a file system, by its full handle.
@@ -284,13 +279,13 @@ impl Manager {
     /// [`ErrorKind::NotFound`] when this node has none.
     pub fn journal_of(&self, fs: &str) -> Result<PathBuf> {
         let all = self.open.lock();
-        let mut masters = all.values().filter(|o| o.snapshots.is_some());
+        let mut masters = all.values().filter(|o| o.snapshots().is_some());
         let master = masters.find(|o| o.config.lock().fs.to_string() == fs);
         let master = master.ok_or_else(|| {
             let text = format!("this node has no master of {fs}");
             Error::new(ErrorKind::NotFound, text)
         })?;
-        Ok(master.instance.journal_dir())
+        Ok(master.instance().journal_dir())
     }
 
     /// Requests that are not complete or cancelled, of all masters.
@@ -299,7 +294,7 @@ impl Manager {
             .open
             .lock()
             .values()
-            .filter_map(|o| o.snapshots.clone())
+            .filter_map(|o| o.snapshots())
             .collect();
         let ended = [SnapshotState::Complete, SnapshotState::Cancelled];
         let all = services.iter().flat_map(|s| s.list());
@@ -309,37 +304,61 @@ impl Manager {
     /// End everything: mounts go (and come back with the next daemon), rows are written out.
     pub fn close(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        self.health.stop();
         let _one = self.changing.lock();
         let all: Vec<Arc<Open>> = std::mem::take(&mut *self.open.lock())
             .into_values()
             .collect();
         for open in all {
-            if let Some(snapshots) = &open.snapshots {
+            if let Some(snapshots) = open.snapshots() {
                 snapshots.stop();
             }
             let session = open.session.lock().take();
             if let Some(session) = session
                 && let Err(e) = session.unmount(false).or_else(|_| session.unmount(true))
             {
-                tracing::error!(
-                    instance = open.instance.id(),
-                    "the mount could not be ended: {e}"
-                );
+                tracing::error!(instance = open.id, "the mount could not be ended: {e}");
             }
-            if let Err(e) = open.instance.close() {
-                tracing::error!(instance = open.instance.id(), causes = ?e.causes(), "{e}");
+            if let Err(e) = open.instance().close() {
+                tracing::error!(instance = open.id, causes = ?e.causes(), "{e}");
             }
         }
     }
 
     fn tell(&self, open: &Open) {
-        drop(self.events.send(DaemonEvent::Instance {
-            instance: open.info(),
-        }));
+        self.events.instance(open.info());
     }
 }
 
 impl Open {
+    fn new(
+        config: InstanceConfig,
+        dir: &Path,
+        instance: Arc<Instance>,
+        snapshots: Option<Arc<SnapshotService>>,
+        bucket: Arc<LazyBucket>,
+    ) -> Open {
+        Open {
+            id: instance.id().to_owned(),
+            config: Mutex::new(config),
+            dir: dir.to_owned(),
+            mounted: Arc::new(MountedInstance::new(instance)),
+            snapshots: Mutex::new(snapshots),
+            bucket,
+            session: Mutex::default(),
+        }
+    }
+
+    /// The instance that is served at present.
+    fn instance(&self) -> Arc<Instance> {
+        self.mounted.present()
+    }
+
+    /// The snapshot service of a master.
+    fn snapshots(&self) -> Option<Arc<SnapshotService>> {
+        self.snapshots.lock().clone()
+    }
+
     /// What the API tells of it.
     fn info(&self) -> InstanceInfo {
         let config = self.config.lock().clone();
@@ -348,9 +367,10 @@ impl Open {
             .lock()
             .as_ref()
             .map(|s| s.mount_point().to_owned());
-        let (health, problems) = self.instance.health();
+        let (instance, snapshots) = (self.instance(), self.snapshots());
+        let (health, problems) = instance.health();
         let (xid, counters, dirty_bytes, cut) = {
-            let tables = self.instance.kvs().tables();
+            let tables = instance.kvs().tables();
             (
                 tables.xid,
                 tables.counters,
@@ -358,10 +378,10 @@ impl Open {
                 tables.last_cut,
             )
         };
-        let last = self.snapshots.as_ref().and_then(|s| s.last_complete());
+        let last = snapshots.as_ref().and_then(|s| s.last_complete());
         let published = last.as_ref().map_or(cut, |m| m.xid.to);
         InstanceInfo {
-            id: self.instance.id().to_owned(),
+            id: self.id.clone(),
             fs: config.fs,
             bucket: config.bucket.to_string(),
             role: config.role,
@@ -371,14 +391,18 @@ impl Open {
             health,
             problems,
             xid,
-            durable_xid: self.instance.synced_xid(),
+            durable_xid: instance.synced_xid(),
             last_snapshot: last.map(|m| m.number),
-            next_periodic: self.snapshots.as_ref().and_then(|s| s.next_periodic()),
+            next_periodic: snapshots.as_ref().and_then(|s| s.next_periodic()),
             unpublished: xid.0.saturating_sub(published.0),
             inodes: counters.inodes,
-            local_bytes: self.instance.local_bytes(),
-            kvs_limit: self.instance.limit(),
+            local_bytes: instance.local_bytes(),
+            kvs_limit: instance.limit(),
             dirty_bytes: dirty_bytes as u64,
+            logical_bytes: counters.bytes,
+            free_bytes: instance.free_bytes(),
+            proxy_bytes: traffic::directory_bytes(&self.dir.join("proxy")),
+            traffic: traffic::of(instance.traffic(), self.bucket.counters()),
         }
     }
 }

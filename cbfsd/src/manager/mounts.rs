@@ -43,12 +43,13 @@ impl Manager {
             Role::Slave => self.slave_for(request)?,
         };
         // Files in the state directory change although the disk may be full.
-        let _room = open.instance.lend_room()?;
+        let instance = open.instance();
+        let _room = instance.lend_room()?;
         if request.kvs_limit.is_some() {
-            open.instance.set_limit(limit_of(request))?;
+            open.instance().set_limit(limit_of(request))?;
         }
         if let Err(e) = self.attach(&open, &mount_point) {
-            open.instance.set_limit(open.config.lock().kvs_limit)?;
+            open.instance().set_limit(open.config.lock().kvs_limit)?;
             if request.role == Role::Slave {
                 self.discard_slave(&open)?;
             }
@@ -86,7 +87,7 @@ impl Manager {
             if let Some(session) = &*open.session.lock() {
                 let text = format!(
                     "{} is mounted already, at {}",
-                    open.instance.id(),
+                    open.id,
                     session.mount_point().display()
                 );
                 return Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"));
@@ -223,7 +224,7 @@ impl Manager {
         let describe = || {
             format!(
                 "{} could not be mounted at {}",
-                open.instance.id(),
+                open.id,
                 mount_point.display()
             )
         };
@@ -232,13 +233,13 @@ impl Manager {
         }
         let clock = Arc::clone(&self.clock);
         let options = MountOptions {
-            source: format!("cbfs:{}", open.instance.id()),
+            source: format!("cbfs:{}", open.id),
             noatime: open.config.lock().noatime,
             poll_for: cbfs_core::environment::fuse_poll()?,
             clock: Arc::new(move || clock.now().0),
             ..MountOptions::default()
         };
-        let served = VisibleSnapshots::new(Arc::clone(&open.instance), self.library_of(open))?;
+        let served = VisibleSnapshots::new(Arc::clone(&open.mounted), self.library_of(open))?;
         let session = Session::mount(Arc::new(served), mount_point, &options).map_err(|e| {
             let hint = match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
@@ -250,7 +251,7 @@ impl Manager {
             Error::failed(describe()).because(e).hint(hint)
         })?;
         let mounted = session.mount_point().to_owned();
-        if let Some(snapshots) = &open.snapshots {
+        if let Some(snapshots) = open.snapshots() {
             snapshots.set_mount_point(Some(mounted));
         }
         let (manager, ended) = (Arc::downgrade(self), Arc::downgrade(open));
@@ -315,25 +316,26 @@ impl Manager {
         }
         drop(ended);
         if let Err(e) = self.settle_after_umount(open) {
-            tracing::error!(instance = open.instance.id(), causes = ?e.causes(), "{e}");
+            tracing::error!(instance = open.id, causes = ?e.causes(), "{e}");
         }
     }
 
     fn settle_after_umount(&self, open: &Arc<Open>) -> Result<()> {
-        if let Some(snapshots) = &open.snapshots {
+        if let Some(snapshots) = open.snapshots() {
             snapshots.set_mount_point(None);
         }
         if open.config.lock().role == Role::Slave {
             self.discard_slave(open)?;
         } else {
-            open.instance.forget_all();
+            open.instance().forget_all();
             {
-                let _room = open.instance.lend_room()?;
+                let instance = open.instance();
+                let _room = instance.lend_room()?;
                 let mut config = open.config.lock();
                 config.mount_point = None;
                 config.store(&open.dir)?;
             }
-            open.instance.sync_everything()?;
+            open.instance().sync_everything()?;
         }
         self.tell(open);
         Ok(())
@@ -341,8 +343,9 @@ impl Manager {
 
     /// A slave is nothing but its mount: its caches go with it.
     fn discard_slave(&self, open: &Arc<Open>) -> Result<()> {
-        self.open.lock().remove(open.instance.id());
-        open.instance.close()?;
+        self.open.lock().remove(&open.id);
+        self.events.forget(&open.id);
+        open.instance().close()?;
         match fs::remove_dir_all(&open.dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(e).context(|| format!("{} could not be removed", open.dir.display()))
@@ -375,7 +378,7 @@ impl Manager {
             // Detached lazily and still in use: it is served until the last file is closed, and
             // settled then. With the next daemon it is not to come back.
             *open.session.lock() = Some(session);
-            if let Some(snapshots) = &open.snapshots {
+            if let Some(snapshots) = open.snapshots() {
                 snapshots.set_mount_point(None);
             }
             let mut config = open.config.lock();
@@ -402,7 +405,7 @@ impl Manager {
                 .lock()
                 .as_ref()
                 .map(|s| s.mount_point().to_owned());
-            at == Some(path.clone()) || o.instance.id() == target
+            at == Some(path.clone()) || o.id == target
         });
         if let Some(open) = exact {
             return Ok(Arc::clone(open));
@@ -418,7 +421,7 @@ impl Manager {
             [] => Err(not_mounted(target)),
             [one] => Ok(Arc::clone(one)),
             several => {
-                let ids: Vec<&str> = several.iter().map(|o| o.instance.id()).collect();
+                let ids: Vec<&str> = several.iter().map(|o| o.id.as_str()).collect();
                 let text = format!("{target} has several mounts: {}", ids.join(", "));
                 Err(Error::new(ErrorKind::Conflict, text).hint("name the mount point"))
             }

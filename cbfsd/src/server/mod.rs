@@ -4,6 +4,7 @@
 //! Handlers that touch the disk or the bucket run on tokio's blocking threads.
 
 mod change_log;
+mod events;
 mod metrics;
 mod snapshots;
 
@@ -12,26 +13,22 @@ use axum::body::Body;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::StatusCode;
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use cbfs_core::api::{
-    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, SnapshotInfo, SnapshotRequest,
+    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ReloadInfo, SnapshotInfo, SnapshotRequest,
     UmountRequest,
 };
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::ids::SnapshotNumber;
-use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::BroadcastStream;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -150,7 +147,8 @@ pub async fn serve(
         )
         .route("/v1/snapshots/{fs}/{number}/retry", post(snapshots::retry))
         .route("/v1/snapshots/{fs}/schedule", post(snapshots::schedule))
-        .route("/v1/events", get(events))
+        .route("/v1/events", get(events::events))
+        .route("/v1/reload", post(reload))
         .route("/v1/shutdown", post(stop))
         .route("/metrics", get(metrics::metrics))
         .fallback(|| async {
@@ -290,20 +288,12 @@ async fn snapshot_log(
     Ok(([("content-type", "application/x-ndjson")], Body::from(log)).into_response())
 }
 
-async fn events(State(shared): State<Shared>) -> impl IntoResponse {
-    let stream = BroadcastStream::new(shared.manager.subscribe()).filter_map(|event| {
-        // A listener that fell behind misses events: it asks for the state anyway when it reconnects.
-        let event = event.ok()?;
-        let sent = Event::default().json_data(&event);
-        sent.ok().map(Ok::<_, Infallible>)
-    });
-    let mut stopped = shared.stopped;
-    let until = async move {
-        // An error means that the server is gone.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
+async fn reload(ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<ReloadInfo> {
+    let work = move || {
+        peer.may_change()?;
+        crate::reload::reload()
     };
-    Sse::new(futures_util::StreamExt::take_until(stream, Box::pin(until)))
-        .keep_alive(KeepAlive::default())
+    Ok(Json(blocking(work).await?))
 }
 
 async fn stop(

@@ -18,6 +18,7 @@ mod tests;
 pub use shelf::Library;
 
 use crate::instance::{Instance, RESERVED_NAME};
+use crate::mounted::MountedInstance;
 use cbfs_core::error::{Error, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::ids::{Epoch, Ino, SnapshotNumber};
@@ -41,7 +42,9 @@ const DOT_DOT: u64 = 2;
 
 /// The file system of an instance with its snapshots in it.
 pub struct VisibleSnapshots {
-    inner: Arc<Instance>,
+    inner: Arc<MountedInstance>,
+    /// Of the instance, for the log.
+    id: String,
     nodes: Nodes,
     shelf: Shelf,
     owner: (u32, u32),
@@ -49,8 +52,9 @@ pub struct VisibleSnapshots {
 
 impl VisibleSnapshots {
     /// In front of `inner`.
-    pub fn new(inner: Arc<Instance>, library: Library) -> Result<VisibleSnapshots> {
-        let dir: PathBuf = inner.dir().join("visible");
+    pub fn new(inner: Arc<MountedInstance>, library: Library) -> Result<VisibleSnapshots> {
+        let present = inner.present();
+        let dir: PathBuf = present.dir().join("visible");
         Ok(VisibleSnapshots {
             shelf: Shelf::new(library, &dir)?,
             nodes: Nodes::default(),
@@ -58,6 +62,7 @@ impl VisibleSnapshots {
                 rustix::process::geteuid().as_raw(),
                 rustix::process::getegid().as_raw(),
             ),
+            id: present.id().to_owned(),
             inner,
         })
     }
@@ -67,7 +72,7 @@ impl VisibleSnapshots {
     }
 
     fn failed(&self, e: &Error) -> Refusal {
-        tracing::warn!(instance = self.inner.id(), causes = ?e.causes(), ".cbfs/snapshots: {e}");
+        tracing::warn!(instance = self.id, causes = ?e.causes(), ".cbfs/snapshots: {e}");
         Errno::EIO.into()
     }
 

@@ -4,8 +4,10 @@
 //! below 0x8000). Here it is set, the other 15 are a *slot*, and the lower 48 bits are those of the inode.
 //! Slot 0 has the directories `.cbfs` and `.cbfs/snapshots` themselves. Each other slot stands for a snapshot, seen
 //! by number or by name, and an epoch of its inodes. Slots are given when they are first seen and stay for
-//! the life of the mount: a number never comes to mean another file, whatever the kernel has forgotten.
+//! the life of the mount: a number never comes to mean another file, whatever the kernel has forgotten. The highest
+//! slot is that of fresh node ids of the mounted instance (`mounted::versions`).
 
+use crate::mounted::is_fresh;
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::ids::Ino;
 use parking_lot::RwLock;
@@ -15,7 +17,7 @@ use std::collections::HashMap;
 const TAG: u64 = 1 << 63;
 const SLOT_SHIFT: u32 = 48;
 const LOW: u64 = (1 << SLOT_SHIFT) - 1;
-const MAX_SLOT: usize = 0x7fff;
+const MAX_SLOT: usize = 0x7ffe;
 
 /// The directory `.cbfs`.
 pub(super) const CONTROL: u64 = TAG | 1;
@@ -42,7 +44,7 @@ pub(super) enum Node {
 
 /// Whether a node id lies below `.cbfs`.
 pub(super) fn is_ours(node: u64) -> bool {
-    node & TAG != 0
+    node & TAG != 0 && !is_fresh(node)
 }
 
 /// Which slot is what.

@@ -248,6 +248,7 @@ impl Shelf {
                 ..Options::default()
             },
             clock: Arc::clone(clock),
+            inherited: None,
         })?;
         let open = Arc::new(OpenSnapshot {
             instance,

@@ -5,16 +5,18 @@ use super::{
     Body, Bucket, BucketError, BucketResult, BucketUrl, Counters, Key, ObjectInfo, Patience,
     open_with,
 };
+use crate::configuration;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Opens the bucket at the first request, and anew after it could not be reached or refused us. It
-/// has the patience of a daemon.
+/// Opens the bucket at the first request, and anew after it could not be reached or refused us, or after
+/// `cbfsd.toml` was read anew. It has the patience of a daemon.
 #[derive(Debug)]
 pub struct LazyBucket {
     url: BucketUrl,
     read_only: bool,
-    open: Mutex<Option<Arc<dyn Bucket>>>,
+    /// With the settings' generation that it was opened under.
+    open: Mutex<Option<(u64, Arc<dyn Bucket>)>>,
     counters: Arc<Counters>,
 }
 
@@ -35,10 +37,15 @@ impl LazyBucket {
     }
 
     fn open(&self) -> BucketResult<Arc<dyn Bucket>> {
+        let configured = configuration::current();
+        let patience = configured.bucket(&self.url).and_then(|s| s.patience());
         open_with(
             &self.url,
             self.read_only,
-            Patience::SERVICE,
+            Patience {
+                reads: patience.unwrap_or(Patience::SERVICE.reads),
+                ..Patience::SERVICE
+            },
             Arc::clone(&self.counters),
         )
     }
@@ -47,8 +54,14 @@ impl LazyBucket {
         let bucket = {
             let mut open = self.open.lock();
             match &*open {
-                Some(bucket) => Arc::clone(bucket),
-                None => Arc::clone(open.insert(self.open()?)),
+                Some((generation, bucket)) if *generation == configuration::generation() => {
+                    Arc::clone(bucket)
+                }
+                _ => {
+                    // Asked first: settings that change meanwhile are for the next request.
+                    let generation = configuration::generation();
+                    Arc::clone(&open.insert((generation, self.open()?)).1)
+                }
             }
         };
         let answer = request(&*bucket);

@@ -9,6 +9,8 @@
 
 mod answer;
 mod client;
+mod credentials;
+mod limiter;
 mod place;
 mod runtime;
 #[cfg(test)]
@@ -16,7 +18,9 @@ mod tests;
 mod upload;
 
 use super::{Body, Bucket, BucketError, BucketResult, BucketUrl, Key, ObjectInfo};
-use client::{Client, Deadlines};
+use crate::configuration;
+use client::{Client, Deadlines, Settings};
+use limiter::Limiter;
 use place::{Options, Place};
 use std::io;
 use std::sync::Arc;
@@ -55,15 +59,36 @@ impl S3Bucket {
             region: region.as_deref(),
             profile: profile.as_deref(),
         };
-        let place = Place::find(bucket, options, &place::variable, &place::config_file())?;
-        let credentials = place::credentials(&format!("s3://{bucket}"), profile.as_deref())?;
-        let client = Client::new(bucket, prefix, &place, credentials, Deadlines::default())?;
-        Ok(S3Bucket {
+        let configured = configuration::current();
+        let section = configured.bucket(url);
+        let config_file = place::config_file();
+        let place = Place::find(bucket, options, section, &place::variable, &config_file)?;
+        let shown = format!("s3://{bucket}");
+        let provider = credentials::provider(&shown, options, section, &place.region)?;
+        let limits = Limits::of(section);
+        let mut deadlines = Deadlines::default();
+        let rate = section.and_then(|s| s.upload_limit);
+        let limiter = rate.map(|rate| {
+            // Parts share it, and must not be given up because of it.
+            let share = rate.0 / (2 * limits.parallel as u64);
+            deadlines.slowest = deadlines.slowest.min(share).max(1);
+            Limiter::shared(bucket, rate.0)
+        });
+        let settings = Settings {
+            deadlines,
+            authorities: section.and_then(|s| s.ca_file.as_deref()),
+            limiter,
+        };
+        let bucket = S3Bucket {
             url: url.clone(),
             read_only,
-            client: Arc::new(client),
-            limits: Limits::default(),
-        })
+            client: Arc::new(Client::new(bucket, prefix, place, provider, settings)?),
+            limits,
+        };
+        // Without keys nothing works: told now, not by the first request.
+        let client = Arc::clone(&bucket.client);
+        runtime::wait(async move { client.find_keys().await })?;
+        Ok(bucket)
     }
 
     /// The same bucket, but files are sent in the smallest parts that stores take (5 MiB): to find
@@ -74,13 +99,38 @@ impl S3Bucket {
         self
     }
 
-    /// Let a request run on the network's threads and wait for its answer.
-    fn ask<T, F>(&self, request: impl FnOnce(Arc<Client>) -> F) -> BucketResult<T>
+    /// Let a request run on the network's threads and wait for its answer. When the store refuses our keys, and
+    /// there are others by now, once more: a refused request was not carried out.
+    fn ask<T, F>(&self, request: impl Fn(Arc<Client>) -> F + Send + 'static) -> BucketResult<T>
     where
         T: Send + 'static,
         F: Future<Output = BucketResult<T>> + Send + 'static,
     {
-        runtime::wait(request(Arc::clone(&self.client)))
+        let client = Arc::clone(&self.client);
+        runtime::wait(async move {
+            match request(Arc::clone(&client)).await {
+                Err(BucketError::Denied { .. }) if client.renew_keys().await => {
+                    request(client).await
+                }
+                answer => answer,
+            }
+        })
+    }
+
+    fn put(&self, key: &Key, bytes: &[u8], create_only: bool) -> BucketResult<()> {
+        let (key, bytes): (Key, Arc<[u8]>) = (key.clone(), bytes.into());
+        self.ask(move |client| {
+            let (key, bytes) = (key.clone(), Arc::clone(&bytes));
+            async move { client.put(&key, &bytes, create_only).await }
+        })
+    }
+
+    fn list_below(&self, prefix: &str, only_directly: bool) -> BucketResult<Vec<ObjectInfo>> {
+        let prefix = prefix.to_owned();
+        self.ask(move |client| {
+            let prefix = prefix.clone();
+            async move { client.list(&prefix, only_directly).await }
+        })
     }
 
     fn may_write(&self, key: &Key) -> BucketResult<()> {
@@ -102,53 +152,61 @@ impl Bucket for S3Bucket {
 
     fn create(&self, key: &Key, body: Body<'_>) -> BucketResult<()> {
         self.may_write(key)?;
-        let key = key.clone();
         match body {
-            Body::Bytes(bytes) => {
-                let bytes = bytes.to_vec();
-                self.ask(|client| async move { client.put(&key, &bytes, true).await })
-            }
+            Body::Bytes(bytes) => self.put(key, bytes, true),
             Body::File(path) => {
-                let (path, limits) = (path.to_owned(), self.limits);
-                self.ask(|client| async move { client.put_file(&key, &path, limits).await })
+                let (key, path, limits) = (key.clone(), path.to_owned(), self.limits);
+                self.ask(move |client| {
+                    let (key, path) = (key.clone(), path.clone());
+                    async move { client.put_file(&key, &path, limits).await }
+                })
             }
         }
     }
 
     fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()> {
         self.may_write(key)?;
-        let (key, bytes) = (key.clone(), body.to_vec());
-        self.ask(|client| async move { client.put(&key, &bytes, false).await })
+        self.put(key, body, false)
     }
 
     fn get(&self, key: &Key) -> BucketResult<Vec<u8>> {
         let key = key.clone();
-        self.ask(|client| async move { client.get(&key).await })
+        self.ask(move |client| {
+            let key = key.clone();
+            async move { client.get(&key).await }
+        })
     }
 
     fn get_range(&self, key: &Key, offset: u64, len: u64) -> BucketResult<Vec<u8>> {
         let key = key.clone();
-        self.ask(|client| async move { client.get_range(&key, offset, len).await })
+        self.ask(move |client| {
+            let key = key.clone();
+            async move { client.get_range(&key, offset, len).await }
+        })
     }
 
     fn head(&self, key: &Key) -> BucketResult<Option<ObjectInfo>> {
         let key = key.clone();
-        self.ask(|client| async move { client.head(&key).await })
+        self.ask(move |client| {
+            let key = key.clone();
+            async move { client.head(&key).await }
+        })
     }
 
     fn list(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>> {
-        let prefix = prefix.to_owned();
-        self.ask(|client| async move { client.list(&prefix, false).await })
+        self.list_below(prefix, false)
     }
 
     fn list_dir(&self, prefix: &str) -> BucketResult<Vec<ObjectInfo>> {
-        let prefix = prefix.to_owned();
-        self.ask(|client| async move { client.list(&prefix, true).await })
+        self.list_below(prefix, true)
     }
 
     fn delete(&self, key: &Key) -> BucketResult<()> {
         self.may_write(key)?;
         let key = key.clone();
-        self.ask(|client| async move { client.delete(&key).await })
+        self.ask(move |client| {
+            let key = key.clone();
+            async move { client.delete(&key).await }
+        })
     }
 }

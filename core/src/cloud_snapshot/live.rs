@@ -3,8 +3,8 @@
 use super::OpenLayer;
 use crate::error::Result;
 use crate::ids::{Ino, SnapshotNumber};
-use crate::layers::rows::{all, number};
-use crate::layers::{ExtentRow, Layer, Stack};
+use crate::layers::rows::{DENTRY_COLUMNS, all, dentry_from_row, number};
+use crate::layers::{DentryRow, ExtentRow, Layer, Stack};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Visit all extents that files of the snapshot are read from, by inode and block. `layers` are
@@ -36,6 +36,20 @@ pub fn inodes_touched(layers: &[OpenLayer]) -> Result<Vec<Ino>> {
                UNION SELECT ino FROM link UNION SELECT ino FROM xattr
                UNION SELECT ino FROM extent UNION SELECT ino FROM hole";
     inodes(layers, sql)
+}
+
+/// The names that any of these layers has a row for, tombstones included: every name that changed in them. Newest
+/// layer first, in each by (parent, hash, name).
+pub fn names_touched(layers: &[OpenLayer]) -> Result<Vec<DentryRow>> {
+    let sql = format!("SELECT {DENTRY_COLUMNS} FROM dentry ORDER BY parent, hash, name");
+    let mut found = Vec::new();
+    for layer in layers {
+        let of_layer = layer
+            .database
+            .with(|conn| all(conn, &sql, [], dentry_from_row))?;
+        found.extend(of_layer);
+    }
+    Ok(found)
 }
 
 fn inodes(layers: &[OpenLayer], sql: &str) -> Result<Vec<Ino>> {

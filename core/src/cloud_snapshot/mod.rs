@@ -12,7 +12,7 @@ mod summary;
 mod tarball_stream;
 
 pub use contents::Contents;
-pub use live::{LiveSections, inodes_touched, live_extents, live_sections};
+pub use live::{LiveSections, inodes_touched, live_extents, live_sections, names_touched};
 pub use objects::{
     ObjectReader, ReadFailure, ReadSoFar, Scratch, decompressed_limit, download, get_range,
 };

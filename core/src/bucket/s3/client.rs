@@ -5,9 +5,13 @@
 //! whole try, in proportion to its size. Nothing is tried again here but parts of an upload.
 
 use super::answer::{Asked, DOCUMENT_MAX, Refusal, broken, element, network_error, timed_out};
-use super::place::{Place, service_failed};
+use super::credentials::{Keys, Provider};
+use super::limiter::Limiter;
+use super::place::{Place, invalid};
 use crate::bucket::{BucketError, BucketResult, Key, ObjectInfo};
+use crate::configuration::Secret;
 use crate::inode::Timestamp;
+use parking_lot::Mutex;
 use reqwest::header::{
     HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
 };
@@ -20,6 +24,8 @@ use s3::request::Request;
 use s3::request::tokio_backend::ReqwestRequest;
 use s3::serde_types::ListBucketResult;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -63,11 +69,39 @@ impl Deadlines {
     }
 }
 
+/// What signs requests with certain keys.
+pub(super) struct Signers {
+    keys: Keys,
+    plain: Signer,
+    /// The same, but `If-None-Match: *` on every request: rust-s3 takes no header for completions.
+    create_only: Signer,
+}
+
+/// What a client is made with besides place and keys.
+pub(super) struct Settings<'a> {
+    pub(super) deadlines: Deadlines,
+    /// PEM file of authorities to trust besides the machine's.
+    pub(super) authorities: Option<&'a Path>,
+    pub(super) limiter: Option<Arc<Limiter>>,
+}
+
+/// Under which condition a request is carried out.
+#[derive(Debug, Clone, Copy)]
+enum Condition {
+    None,
+    /// There is no such object.
+    CreateOnly,
+}
+
 /// A client of one bucket.
 pub(super) struct Client {
-    signer: Signer,
-    /// The same, but `If-None-Match: *` on every request: rust-s3 takes no header for completions.
-    create_only_signer: Signer,
+    bucket: String,
+    place: Place,
+    provider: Provider,
+    /// For the keys that were good last.
+    signers: Mutex<Option<Arc<Signers>>>,
+    /// Bounds the bytes that are sent.
+    pub(super) limiter: Option<Arc<Limiter>>,
     pub(super) http: reqwest::Client,
     /// `s3://bucket/prefix/`, for messages.
     shown: String,
@@ -93,22 +127,29 @@ impl Client {
     pub(super) fn new(
         bucket: &str,
         prefix: &str,
-        place: &Place,
-        credentials: Credentials,
-        deadlines: Deadlines,
+        place: Place,
+        provider: Provider,
+        settings: Settings<'_>,
     ) -> BucketResult<Client> {
-        let unusable = |e: String| BucketError::Invalid {
-            what: format!("s3://{bucket}: {e}"),
-        };
-        let mut signer = *Signer::new(bucket, place.to_region(), credentials)
-            .map_err(|e| unusable(e.to_string()))?;
-        if place.path_style {
-            signer.set_path_style();
+        let Settings {
+            deadlines,
+            authorities,
+            limiter,
+        } = settings;
+        let mut http = reqwest::Client::builder();
+        if let Some(file) = authorities {
+            let told = |why: String| invalid(format!("ca_file {}: {why}", file.display()));
+            let pem = std::fs::read(file).map_err(|e| told(e.to_string()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem);
+            let certificates = certificates.map_err(|_| told("no PEM certificates".to_owned()))?;
+            if certificates.is_empty() {
+                return Err(told("no certificate in it".to_owned()));
+            }
+            for certificate in certificates {
+                http = http.add_root_certificate(certificate);
+            }
         }
-        let create_only_signer = signer
-            .with_extra_headers(create_only())
-            .map_err(|e| unusable(e.to_string()))?;
-        let http = reqwest::Client::builder()
+        let http = http
             .connect_timeout(deadlines.connect)
             .tcp_keepalive(Duration::from_secs(15))
             // Shorter than what servers and middleboxes forget a connection after.
@@ -117,7 +158,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("cbfs/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|e| unusable(e.without_url().to_string()))?;
+            .map_err(|e| invalid(format!("s3://{bucket}: {}", e.without_url())))?;
         let prefix = if prefix.is_empty() {
             String::new()
         } else {
@@ -125,13 +166,59 @@ impl Client {
         };
         let shown = format!("s3://{bucket}/{prefix}");
         Ok(Client {
-            signer,
-            create_only_signer,
+            bucket: bucket.to_owned(),
+            place,
+            provider,
+            signers: Mutex::default(),
+            limiter,
             http,
             shown,
             prefix,
             deadlines,
         })
+    }
+
+    /// What signs with keys that are good now.
+    async fn signers(&self) -> BucketResult<Arc<Signers>> {
+        let keys = self.provider.keys().await?;
+        let mut signers = self.signers.lock();
+        if let Some(signers) = signers.as_ref().filter(|s| s.keys == keys) {
+            return Ok(Arc::clone(signers));
+        }
+        let token = keys.token.as_ref().map(Secret::expose);
+        let (id, secret) = (Some(keys.id.as_str()), Some(keys.secret.expose()));
+        // Words of the library may quote what it was given.
+        let unusable = || invalid(format!("s3://{}: no requests can be signed", self.bucket));
+        let credentials =
+            Credentials::new(id, secret, None, token, None).map_err(|_| unusable())?;
+        let plain = Signer::new(&self.bucket, self.place.to_region(), credentials);
+        let mut plain = *plain.map_err(|_| unusable())?;
+        if self.place.path_style {
+            plain.set_path_style();
+        }
+        let create_only = plain
+            .with_extra_headers(create_only())
+            .map_err(|_| unusable())?;
+        let new = Arc::new(Signers {
+            keys,
+            plain,
+            create_only,
+        });
+        Ok(Arc::clone(signers.insert(new)))
+    }
+
+    /// Ask for keys, if none were asked for yet.
+    pub(super) async fn find_keys(&self) -> BucketResult<()> {
+        self.signers().await.map(drop)
+    }
+
+    /// The store refused us: ask for other keys. Tells whether there are some now.
+    pub(super) async fn renew_keys(&self) -> bool {
+        let old = self.signers.lock().as_ref().map(|s| s.keys.clone());
+        match old {
+            Some(old) => self.provider.renew(&old).await,
+            None => false,
+        }
     }
 
     /// The key within the store's bucket, and words for errors.
@@ -155,11 +242,16 @@ impl Client {
     async fn send(
         &self,
         asked: &Asked,
-        signer: &Signer,
+        condition: Condition,
         path: &str,
         command: Command<'_>,
         patience: Duration,
     ) -> BucketResult<Response> {
+        let signers = self.signers().await?;
+        let signer = match condition {
+            Condition::None => &signers.plain,
+            Condition::CreateOnly => &signers.create_only,
+        };
         let method = match command.http_verb() {
             HttpMethod::Get => Method::GET,
             HttpMethod::Head => Method::HEAD,
@@ -167,7 +259,8 @@ impl Client {
             HttpMethod::Post => Method::POST,
             HttpMethod::Delete => Method::DELETE,
         };
-        let signing = |e: S3Error| self.signing_error(asked, &e);
+        // Of our own making; its text may hold parts of the request.
+        let signing = |_: S3Error| broken(asked, "the request could not be signed");
         let request = ReqwestRequest::new(signer, path, command)
             .await
             .map_err(signing)?;
@@ -191,7 +284,13 @@ impl Client {
         command: Command<'_>,
     ) -> BucketResult<Response> {
         let answer = self
-            .send(asked, &self.signer, path, command, self.deadlines.silence)
+            .send(
+                asked,
+                Condition::None,
+                path,
+                command,
+                self.deadlines.silence,
+            )
             .await?;
         self.expect_success(asked, answer).await
     }
@@ -205,7 +304,7 @@ impl Client {
         patience: Duration,
     ) -> BucketResult<Response> {
         let answer = self
-            .send(asked, &self.create_only_signer, path, command, patience)
+            .send(asked, Condition::CreateOnly, path, command, patience)
             .await?;
         self.expect_success(asked, answer).await
     }
@@ -220,20 +319,12 @@ impl Client {
     ) -> BucketResult<String> {
         /// Seconds; uploads that begin within them may go on.
         const VALID_FOR: u32 = 900;
-        let url = self
-            .signer
+        let signers = self.signers().await?;
+        let url = signers
+            .plain
             .presign_put(path, VALID_FOR, headers, queries)
             .await;
-        url.map_err(|e| self.signing_error(asked, &e))
-    }
-
-    fn signing_error(&self, asked: &Asked, e: &S3Error) -> BucketError {
-        match e {
-            // Only a refresh asks for credentials here.
-            S3Error::Credentials(_) => service_failed(&self.shown, "credentials"),
-            // Of our own making; its text may hold parts of the request.
-            _ => broken(asked, "the request could not be signed"),
-        }
+        url.map_err(|_| broken(asked, "the request could not be signed"))
     }
 
     /// The answer, if it is a success; else the error it tells.
@@ -362,7 +453,13 @@ impl Client {
             end: Some(end - 1),
         };
         let answer = self
-            .send(&asked, &self.signer, &path, command, self.deadlines.silence)
+            .send(
+                &asked,
+                Condition::None,
+                &path,
+                command,
+                self.deadlines.silence,
+            )
             .await?;
         if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(damaged("fewer"));
@@ -404,7 +501,13 @@ impl Client {
         let (path, mut asked) = self.object("HEAD", key)?;
         let command = Command::HeadObject;
         let mut answer = self
-            .send(&asked, &self.signer, &path, command, self.deadlines.silence)
+            .send(
+                &asked,
+                Condition::None,
+                &path,
+                command,
+                self.deadlines.silence,
+            )
             .await?;
         let mut size = header_number(&answer, "content-length");
         if !answer.status().is_success() {
@@ -416,7 +519,13 @@ impl Client {
                 end: Some(0),
             };
             let told = self
-                .send(&asked, &self.signer, &path, command, self.deadlines.silence)
+                .send(
+                    &asked,
+                    Condition::None,
+                    &path,
+                    command,
+                    self.deadlines.silence,
+                )
                 .await?;
             if !told.status().is_success() {
                 return match self.refusal(&asked, told).await?.to_error(&asked) {
@@ -527,9 +636,12 @@ impl Client {
             custom_headers: create_only_put.then(create_only),
             multipart: None,
         };
+        if let Some(limiter) = &self.limiter {
+            limiter.take(bytes.len() as u64).await;
+        }
         let patience = self.deadlines.total(bytes.len() as u64);
         let answer = self
-            .send(&asked, &self.signer, &path, command, patience)
+            .send(&asked, Condition::None, &path, command, patience)
             .await?;
         let answer = self.expect_success(&asked, answer).await?;
         self.drain(&asked, answer).await;

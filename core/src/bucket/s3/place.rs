@@ -1,18 +1,15 @@
-//! Where an S3 bucket is and who we are there: from the URL, else the AWS environment variables,
-//! else the AWS profile files.
+//! Where an S3 bucket is: from the URL, else the bucket's section of `cbfsd.toml`, else the AWS environment
+//! variables, else the AWS profile files.
 //!
-//! Region and endpoint: the URL's, else `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, `AWS_REGION`,
-//! `AWS_DEFAULT_REGION`, else the profile's in the config file, else AWS itself and `us-east-1`.
-//! Custom endpoints get path-style requests (`https://host/bucket/key`): all stores know these.
-//!
-//! Credentials: those of the URL's `profile`, else `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`
-//! (and `AWS_SESSION_TOKEN`), else `AWS_PROFILE`, else what the machine offers: default profile, web
-//! identity, container, instance metadata. They never leave this folder but in signatures.
+//! Region and endpoint: the URL's, else the section's, else `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`,
+//! `AWS_REGION`, `AWS_DEFAULT_REGION`, else the profile's in the config file, else AWS itself and `us-east-1`.
+//! Custom endpoints get path-style requests (`https://host/bucket/key`), as all stores know these, unless the
+//! section says otherwise.
 
+use super::credentials::{read, setting};
 use crate::bucket::{BucketError, BucketResult};
-use s3::creds::Credentials;
+use crate::configuration::BucketSection;
 use s3::region::Region;
-use std::io;
 use std::path::PathBuf;
 
 /// What AWS calls its first region; stores of other makers mostly accept it.
@@ -49,16 +46,7 @@ pub(super) fn variable(name: &str) -> Option<String> {
 pub(super) fn config_file() -> String {
     let home = || Some(PathBuf::from(variable("HOME")?).join(".aws/config"));
     let path = variable("AWS_CONFIG_FILE").map(PathBuf::from).or_else(home);
-    match path.map(std::fs::read_to_string) {
-        Some(Ok(text)) => text,
-        None => String::new(),
-        Some(Err(e)) => {
-            if e.kind() != io::ErrorKind::NotFound {
-                tracing::warn!("the AWS config file is not used: {e}");
-            }
-            String::new()
-        }
-    }
+    path.and_then(|path| read(&path)).unwrap_or_default()
 }
 
 impl Place {
@@ -66,17 +54,21 @@ impl Place {
     pub(super) fn find(
         bucket: &str,
         options: Options<'_>,
+        section: Option<&BucketSection>,
         variable: &dyn Fn(&str) -> Option<String>,
         config: &str,
     ) -> BucketResult<Place> {
         let profile = options
             .profile
             .map(str::to_owned)
+            .or_else(|| section?.profile.clone())
             .or_else(|| variable("AWS_PROFILE"));
-        let setting = |name| setting(config, profile.as_deref(), name);
+        let profile = profile.as_deref().unwrap_or("default");
+        let setting = |name| setting(config, profile, true, name);
         let region = options
             .region
             .map(str::to_owned)
+            .or_else(|| section?.region.clone())
             .or_else(|| variable("AWS_REGION"))
             .or_else(|| variable("AWS_DEFAULT_REGION"))
             .or_else(|| setting("region"))
@@ -84,6 +76,7 @@ impl Place {
         let endpoint = options
             .endpoint
             .map(str::to_owned)
+            .or_else(|| section?.endpoint.clone())
             .or_else(|| variable("AWS_ENDPOINT_URL_S3"))
             .or_else(|| variable("AWS_ENDPOINT_URL"))
             .or_else(|| setting("endpoint_url"));
@@ -91,13 +84,14 @@ impl Place {
         if region.is_empty() || !region.bytes().all(plain) {
             return Err(invalid(format!("{region:?} is no region")));
         }
+        let path_style_said = section.and_then(|s| s.path_style);
         match endpoint {
             Some(url) => {
                 let endpoint = normalized(&url)?;
                 Ok(Place {
                     endpoint,
                     region,
-                    path_style: true,
+                    path_style: path_style_said.unwrap_or(true),
                 })
             }
             None => {
@@ -108,7 +102,8 @@ impl Place {
                 };
                 let endpoint = format!("https://s3.{region}.{suffix}");
                 // A name with dots matches no wildcard certificate, one with capitals no host.
-                let path_style = bucket.contains(|c: char| c == '.' || c.is_ascii_uppercase());
+                let no_host = bucket.contains(|c: char| c == '.' || c.is_ascii_uppercase());
+                let path_style = path_style_said.unwrap_or(no_host);
                 Ok(Place {
                     endpoint,
                     region,
@@ -128,7 +123,7 @@ impl Place {
     }
 }
 
-fn invalid(what: impl Into<String>) -> BucketError {
+pub(super) fn invalid(what: impl Into<String>) -> BucketError {
     BucketError::Invalid { what: what.into() }
 }
 
@@ -152,89 +147,6 @@ fn normalized(text: &str) -> BucketResult<String> {
     Ok(format!("{}://{host}{port}{path}", url.scheme()))
 }
 
-/// A setting of a profile in the AWS config file. Nested settings (indented lines) are skipped.
-fn setting(config: &str, profile: Option<&str>, name: &str) -> Option<String> {
-    let profile = profile.unwrap_or("default");
-    let mut is_ours = false;
-    for line in config.lines() {
-        if let Some(section) = line
-            .trim_end()
-            .strip_prefix('[')
-            .and_then(|l| l.strip_suffix(']'))
-        {
-            let section = section.trim();
-            let named = section.strip_prefix("profile").map(str::trim);
-            is_ours = named == Some(profile) || (profile == "default" && section == "default");
-        } else if is_ours
-            && !line.starts_with([' ', '\t', '#', ';'])
-            && let Some((key, value)) = line.split_once('=')
-            && key.trim() == name
-        {
-            return Some(value.trim().to_owned()).filter(|v| !v.is_empty());
-        }
-    }
-    None
-}
-
-/// The credentials for a bucket (`shown` names it in errors). May ask services of the machine's
-/// cloud, which takes a while when they do not answer.
-pub(super) fn credentials(shown: &str, profile: Option<&str>) -> BucketResult<Credentials> {
-    let denied = |why: String| BucketError::Denied {
-        what: shown.to_owned(),
-        source: Some(io::Error::new(io::ErrorKind::PermissionDenied, why)),
-    };
-    let of_profile = |name: &str| {
-        Credentials::from_profile(Some(name)).map_err(|e| {
-            denied(format!(
-                "the profile {name:?} has no credentials in the AWS credentials file: {e}"
-            ))
-        })
-    };
-    if let Some(name) = profile {
-        return of_profile(name);
-    }
-    if let Some(key) = variable("AWS_ACCESS_KEY_ID") {
-        let secret = variable("AWS_SECRET_ACCESS_KEY").ok_or_else(|| {
-            denied("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not".to_owned())
-        })?;
-        let token = variable("AWS_SESSION_TOKEN");
-        return Credentials::new(Some(&key), Some(&secret), None, token.as_deref(), None)
-            .map_err(|_| denied("the credentials in the environment cannot be used".to_owned()));
-    }
-    if let Some(name) = variable("AWS_PROFILE") {
-        return of_profile(&name);
-    }
-    if let Ok(found) = Credentials::from_profile(None) {
-        return Ok(found);
-    }
-    // What went wrong there is told without the cause: it may quote the request, with its token.
-    if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() {
-        return Credentials::from_sts_env("cbfs")
-            .map_err(|_| service_failed(shown, "web identity"));
-    }
-    if let Ok(found) = Credentials::from_container_credentials_provider() {
-        return Ok(found);
-    }
-    if variable("AWS_EC2_METADATA_DISABLED").as_deref() != Some("true")
-        && let Ok(found) = Credentials::from_instance_metadata_v2(false)
-            .or_else(|_| Credentials::from_instance_metadata(false))
-    {
-        return Ok(found);
-    }
-    Err(denied(
-        "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            .to_owned(),
-    ))
-}
-
-/// A service that hands out credentials did not: may pass.
-pub(super) fn service_failed(shown: &str, service: &str) -> BucketError {
-    BucketError::Unreachable {
-        what: format!("{shown}: no credentials could be had from the {service} service"),
-        source: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,7 +158,7 @@ mod tests {
                 .find(|(n, _)| *n == name)
                 .map(|(_, value)| (*value).to_owned())
         };
-        Place::find("bucket", options, &variable, config)
+        Place::find("bucket", options, None, &variable, config)
     }
 
     #[test]
@@ -256,7 +168,7 @@ mod tests {
         assert!(!place.path_style);
         let place = find(Options::default(), &[("AWS_REGION", "cn-north-1")], "").unwrap();
         assert_eq!(place.endpoint, "https://s3.cn-north-1.amazonaws.com.cn");
-        let dots = Place::find("my.bucket", Options::default(), &|_| None, "").unwrap();
+        let dots = Place::find("my.bucket", Options::default(), None, &|_| None, "").unwrap();
         assert!(dots.path_style, "no certificate covers two levels");
     }
 
@@ -294,6 +206,35 @@ mod tests {
             find(Options::default(), &[], config).unwrap().region,
             "from-default"
         );
+    }
+
+    #[test]
+    fn the_section_of_the_bucket_goes_between_url_and_environment() {
+        let section = BucketSection {
+            endpoint: Some("http://section:1".to_owned()),
+            region: Some("from-section".to_owned()),
+            path_style: Some(false),
+            profile: Some("work".to_owned()),
+            ..BucketSection::default()
+        };
+        let environment = |name: &str| match name {
+            "AWS_REGION" => Some("from-environment".to_owned()),
+            "AWS_ENDPOINT_URL" => Some("http://environment:1".to_owned()),
+            _ => None,
+        };
+        let find = |options| Place::find("b", options, Some(&section), &environment, "").unwrap();
+        let place = find(Options::default());
+        let found = (place.region.as_str(), place.endpoint.as_str());
+        assert_eq!(found, ("from-section", "http://section:1"));
+        assert!(!place.path_style);
+        let url = Options {
+            endpoint: Some("http://url:1"),
+            region: Some("from-url"),
+            profile: None,
+        };
+        let place = find(url);
+        let found = (place.region.as_str(), place.endpoint.as_str());
+        assert_eq!(found, ("from-url", "http://url:1"));
     }
 
     #[test]

@@ -70,15 +70,24 @@ fn bucket(server: &Server) -> S3Bucket {
         endpoint: Some(&server.url),
         ..Options::default()
     };
-    let place = Place::find("b", options, &|_| None, "").unwrap();
-    let credentials =
-        s3::creds::Credentials::new(Some("AKIDHUSH"), Some("SECRETHUSH"), None, None, None)
-            .unwrap();
+    let place = Place::find("b", options, None, &|_| None, "").unwrap();
+    let keys = credentials::Keys {
+        id: "AKIDHUSH".to_owned(),
+        secret: configuration::Secret::new("SECRETHUSH"),
+        token: None,
+        expires: None,
+    };
+    let provider = credentials::Provider::new("s3://b", credentials::Source::Fixed(keys));
     let deadlines = Deadlines {
         silence: Duration::from_millis(300),
         ..Deadlines::default()
     };
-    let client = Client::new("b", "p", &place, credentials, deadlines).unwrap();
+    let settings = Settings {
+        deadlines,
+        authorities: None,
+        limiter: None,
+    };
+    let client = Client::new("b", "p", place, provider, settings).unwrap();
     S3Bucket {
         url: "s3://b/p".parse().unwrap(),
         read_only: false,
@@ -86,6 +95,7 @@ fn bucket(server: &Server) -> S3Bucket {
         limits: Limits {
             one_put: 1 << 20,
             part: 1 << 20,
+            parallel: 4,
         },
     }
 }

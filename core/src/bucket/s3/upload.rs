@@ -7,8 +7,10 @@
 
 use super::answer::{Asked, Refusal, broken, element, network_error, timed_out};
 use super::client::{Client, content_type, create_only};
+use super::limiter::Limiter;
 use crate::bucket::error::TryAgain;
 use crate::bucket::{BucketError, BucketResult, Key};
+use crate::configuration::BucketSection;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
@@ -46,6 +48,8 @@ pub(super) struct Limits {
     pub(super) one_put: u64,
     /// At least [`PART_MIN`].
     pub(super) part: u64,
+    /// Parts on their way at a time.
+    pub(super) parallel: usize,
 }
 
 impl Limits {
@@ -53,6 +57,7 @@ impl Limits {
     pub(super) const SMALLEST: Limits = Limits {
         one_put: PART_MIN,
         part: PART_MIN,
+        parallel: PARALLEL,
     };
 }
 
@@ -62,6 +67,21 @@ impl Default for Limits {
         Limits {
             one_put: 80 << 20,
             part: 16 << 20,
+            parallel: PARALLEL,
+        }
+    }
+}
+
+impl Limits {
+    /// As the bucket's section says.
+    pub(super) fn of(section: Option<&BucketSection>) -> Limits {
+        let default = Limits::default();
+        let part = section.and_then(|s| s.part_size);
+        let parallel = section.and_then(|s| s.parallel_parts);
+        Limits {
+            one_put: part.map_or(default.one_put, |part| part.0.saturating_mul(5)),
+            part: part.map_or(default.part, |part| part.0),
+            parallel: parallel.unwrap_or(default.parallel),
         }
     }
 }
@@ -72,6 +92,7 @@ struct Source {
     file: Arc<File>,
     from: u64,
     len: u64,
+    limiter: Option<Arc<Limiter>>,
 }
 
 /// What a body on its way tells its sender.
@@ -93,14 +114,21 @@ impl Source {
             self.from + self.len,
             Arc::clone(watch),
         );
+        let limiter = self.limiter.clone();
+        let portion = limiter.as_ref().map_or(CHUNK, |limiter| limiter.portion());
         Body::wrap_stream(stream::try_unfold(self.from, move |at| {
             let (file, watch) = (Arc::clone(&file), Arc::clone(&watch));
+            let limiter = limiter.clone();
             async move {
                 *watch.moved.lock() = Instant::now();
                 if at == end {
                     return Ok(None);
                 }
-                let next = (at + CHUNK).min(end);
+                let next = (at + portion).min(end);
+                if let Some(limiter) = limiter {
+                    limiter.take(next - at).await;
+                    *watch.moved.lock() = Instant::now();
+                }
                 let read = spawn_blocking(move || {
                     let mut chunk = vec![0; (next - at) as usize];
                     file.read_exact_at(&mut chunk, at).map(|()| chunk)
@@ -128,6 +156,7 @@ impl Client {
     ) -> BucketResult<()> {
         let (object, asked) = self.object("PUT", key)?;
         let owned = path.to_owned();
+        let limiter = self.limiter.clone();
         let opened = spawn_blocking(move || {
             let file = File::open(owned)?;
             let len = file.metadata()?.len();
@@ -135,6 +164,7 @@ impl Client {
                 file: Arc::new(file),
                 from: 0,
                 len,
+                limiter,
             })
         });
         let source = opened
@@ -146,7 +176,7 @@ impl Client {
             })?;
         if source.len > limits.one_put {
             return self
-                .put_in_parts(key, &object, &asked, &source, limits.part)
+                .put_in_parts(key, &object, &asked, &source, limits)
                 .await;
         }
         let mut headers = create_only();
@@ -206,9 +236,9 @@ impl Client {
         path: &str,
         asked: &Asked,
         source: &Source,
-        least_part: u64,
+        limits: Limits,
     ) -> BucketResult<()> {
-        let part = part_size(source.len, least_part);
+        let part = part_size(source.len, limits.part);
         let command = Command::InitiateMultipartUpload {
             content_type: content_type(key),
         };
@@ -218,7 +248,9 @@ impl Client {
             quick_xml::de::from_reader(document.as_slice())
                 .map_err(|_| broken(asked, "the store began no multipart upload"))?;
         let id = upload.upload_id;
-        let sent = self.send_parts(asked, path, &id, source, part).await;
+        let sent = self
+            .send_parts(asked, path, &id, source, part, limits.parallel)
+            .await;
         let done = match sent {
             Ok(parts) => self.complete(asked, path, &id, parts).await,
             Err(e) => Err(e),
@@ -243,6 +275,7 @@ impl Client {
         id: &str,
         source: &Source,
         part: u64,
+        parallel: usize,
     ) -> BucketResult<Vec<Part>> {
         let sends = (0..source.len.div_ceil(part)).map(|index| {
             let from = index * part;
@@ -250,11 +283,12 @@ impl Client {
                 file: Arc::clone(&source.file),
                 from,
                 len: part.min(source.len - from),
+                limiter: source.limiter.clone(),
             };
             self.send_part(asked, path, id, index as u32 + 1, range)
         });
         let mut parts: Vec<Part> = stream::iter(sends)
-            .buffer_unordered(PARALLEL)
+            .buffer_unordered(parallel)
             .try_collect()
             .await?;
         parts.sort_by_key(|part| part.part_number);

@@ -1,8 +1,9 @@
-//! The daemon's API as blocking calls with types. The routes stand in [`cbfs_core::api`].
+//! The daemon's API as blocking calls with types, for whoever talks to it: `cbfsctl` and the TUI. The routes stand
+//! in [`cbfs_core::api`].
 
 use cbfs_core::api::{
-    DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ScheduleInfo, SnapshotInfo,
-    SnapshotRequest, UmountRequest,
+    DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ReloadInfo, ScheduleInfo,
+    SnapshotInfo, SnapshotRequest, UmountRequest,
 };
 use cbfs_core::error::Context;
 use cbfs_core::ids::{SnapshotNumber, Xid};
@@ -28,20 +29,29 @@ const QUESTION_PATIENCE: Duration = Duration::from_secs(30);
 /// How often who reads a stream is asked whether to go on.
 const IDLE: Duration = Duration::from_millis(200);
 
+/// An event as the daemon told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its id, which only notes have.
+    pub id: Option<String>,
+    /// What happened.
+    pub event: DaemonEvent,
+}
+
 /// A client of the daemon behind one socket. One connection per request: a daemon that was
 /// restarted in between is found again.
 ///
 /// Every call fails with [`ErrorKind::DaemonUnreachable`] when no daemon answers, with
 /// [`ErrorKind::Credentials`] when the socket refuses us, and else with the daemon's own error.
 #[derive(Debug)]
-pub(crate) struct DaemonClient {
+pub struct DaemonClient {
     socket: PathBuf,
     runtime: Runtime,
 }
 
 impl DaemonClient {
     /// A client for `socket`. Nothing is connected yet.
-    pub(crate) fn new(socket: &Path) -> Result<DaemonClient> {
+    pub fn new(socket: &Path) -> Result<DaemonClient> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -53,54 +63,54 @@ impl DaemonClient {
     }
 
     /// `GET /v1/status`.
-    pub(crate) fn status(&self) -> Result<DaemonStatus> {
+    pub fn status(&self) -> Result<DaemonStatus> {
         self.get("/v1/status")
     }
 
     /// `GET /v1/instances`.
-    pub(crate) fn instances(&self) -> Result<Vec<InstanceInfo>> {
+    pub fn instances(&self) -> Result<Vec<InstanceInfo>> {
         self.get("/v1/instances")
     }
 
     /// `POST /v1/mounts`; answers when the mount is usable.
-    pub(crate) fn mount(&self, request: &MountRequest) -> Result<InstanceInfo> {
+    pub fn mount(&self, request: &MountRequest) -> Result<InstanceInfo> {
         self.post("/v1/mounts", request)
     }
 
     /// `POST /v1/umounts`; answers when the mount is gone.
-    pub(crate) fn umount(&self, request: &UmountRequest) -> Result<InstanceInfo> {
+    pub fn umount(&self, request: &UmountRequest) -> Result<InstanceInfo> {
         self.post("/v1/umounts", request)
     }
 
     /// `POST /v1/snapshots`; answers when the request is persisted, before the cut.
-    pub(crate) fn create_snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotInfo> {
+    pub fn create_snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotInfo> {
         self.post("/v1/snapshots", request)
     }
 
     /// `GET /v1/snapshots/{fs}`: the requests this daemon knows. `fs` is a full handle.
-    pub(crate) fn snapshots(&self, fs: &str) -> Result<Vec<SnapshotInfo>> {
+    pub fn snapshots(&self, fs: &str) -> Result<Vec<SnapshotInfo>> {
         self.get(&format!("/v1/snapshots/{}", segment(fs)))
     }
 
     /// `GET /v1/snapshots/{fs}/{number}`. `fs` is a full handle.
-    pub(crate) fn snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+    pub fn snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
         self.get(&format!("/v1/snapshots/{}/{number}", segment(fs)))
     }
 
     /// `POST /v1/snapshots/{fs}/{number}/cancel`. `fs` is a full handle.
-    pub(crate) fn cancel_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+    pub fn cancel_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
         let path = format!("/v1/snapshots/{}/{number}/cancel", segment(fs));
         self.post(&path, &serde_json::json!({}))
     }
 
     /// `POST /v1/snapshots/{fs}/{number}/retry`. `fs` is a full handle.
-    pub(crate) fn retry_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+    pub fn retry_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
         let path = format!("/v1/snapshots/{}/{number}/retry", segment(fs));
         self.post(&path, &serde_json::json!({}))
     }
 
     /// `POST /v1/snapshots/{fs}/schedule`: settings from the bucket anew. `fs` is a full handle.
-    pub(crate) fn refresh_settings(&self, fs: &str) -> Result<ScheduleInfo> {
+    pub fn refresh_settings(&self, fs: &str) -> Result<ScheduleInfo> {
         let path = format!("/v1/snapshots/{}/schedule", segment(fs));
         self.post(&path, &serde_json::json!({}))
     }
@@ -108,7 +118,7 @@ impl DaemonClient {
     /// `GET /v1/snapshots/{fs}/{number}/log`: the status log so far. `fs` is a full handle.
     ///
     /// A last line without a newline is still being written and left out.
-    pub(crate) fn snapshot_log(&self, fs: &str, number: SnapshotNumber) -> Result<Vec<StatusLine>> {
+    pub fn snapshot_log(&self, fs: &str, number: SnapshotNumber) -> Result<Vec<StatusLine>> {
         let path = format!("/v1/snapshots/{}/{number}/log", segment(fs));
         let text = self.exchange(&Method::GET, &path, Vec::new(), Some(QUESTION_PATIENCE))?;
         text.split_inclusive(|b| *b == b'\n')
@@ -120,7 +130,7 @@ impl DaemonClient {
     /// `GET /v1/log/{fs}`: the change log from a transaction on, as far as the daemon still has it.
     /// `fs` is a full handle. `each` gets the lines, and `None` a few times a second while there is
     /// none; when it answers `false` this ends.
-    pub(crate) fn change_log(
+    pub fn change_log(
         &self,
         fs: &str,
         from: Xid,
@@ -128,14 +138,66 @@ impl DaemonClient {
         each: &mut dyn FnMut(Option<&[u8]>) -> Result<bool>,
     ) -> Result<()> {
         let path = format!("/v1/log/{}?from={from}&follow={follow}", segment(fs));
+        self.lines(&path, None, &mut |line| {
+            let Some(line) = line.filter(|line| !line.is_empty()) else {
+                return if line.is_none() { each(None) } else { Ok(true) };
+            };
+            if let Ok(body) = serde_json::from_slice::<ErrorBody>(line) {
+                return Err(body.into());
+            }
+            each(Some(line))
+        })
+    }
+
+    /// `GET /v1/events`: what happens from now on, and before it the notes after the one with the id `last` (every
+    /// one that the daemon still has, if it is no id of this daemon; none without `last`). `each` gets the id of a
+    /// note and the event, and `None` a few times a second while there is none; when it answers `false` this
+    /// ends. It also ends when the daemon does.
+    ///
+    /// Events that this client does not know are left out.
+    pub fn events(
+        &self,
+        last: Option<&str>,
+        each: &mut dyn FnMut(Option<Told>) -> Result<bool>,
+    ) -> Result<()> {
+        let (mut id, mut data): (Option<String>, Vec<u8>) = (None, Vec::new());
+        self.lines("/v1/events", last, &mut |line| {
+            let Some(line) = line else { return each(None) };
+            if line.is_empty() {
+                let event = serde_json::from_slice(&data).ok();
+                data.clear();
+                let id = id.take();
+                return match event {
+                    Some(event) => each(Some(Told { id, event })),
+                    None => Ok(true),
+                };
+            }
+            if let Some(text) = line.strip_prefix(b"id:") {
+                id = Some(String::from_utf8_lossy(text.trim_ascii()).into_owned());
+            } else if let Some(text) = line.strip_prefix(b"data:") {
+                data.extend_from_slice(text.trim_ascii());
+            }
+            Ok(true)
+        })
+    }
+
+    /// The lines of an answer while it comes in, without their ends; a last one without an end is left out.
+    /// `each` gets `None` a few times a second while there is none; when it answers `false` this ends.
+    fn lines(
+        &self,
+        path: &str,
+        last_event: Option<&str>,
+        each: &mut dyn FnMut(Option<&[u8]>) -> Result<bool>,
+    ) -> Result<()> {
         self.runtime.block_on(async {
-            let (response, driver) = self.send(&Method::GET, &path, Vec::new()).await?;
+            let headers = last_event.map(|id| ("last-event-id", id));
+            let (response, driver) = self.send(&Method::GET, path, Vec::new(), headers).await?;
             let status = response.status();
             let mut body = response.into_body();
             if !status.is_success() {
                 let answer = body.collect().await;
                 let answer = answer.map_err(|e| self.broken(&Method::GET, e))?;
-                return Err(refused(&Method::GET, &path, status, &answer.to_bytes()));
+                return Err(refused(&Method::GET, path, status, &answer.to_bytes()));
             }
             let mut rest = Vec::new();
             let mut go_on = true;
@@ -149,28 +211,26 @@ impl DaemonClient {
                     Ok(Some(frame)) => frame.map_err(|e| self.broken(&Method::GET, e))?,
                 };
                 rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-                let whole = rest
-                    .iter()
-                    .rposition(|b| *b == b'\n')
-                    .map_or(0, |at| at + 1);
-                for line in rest[..whole]
-                    .split(|b| *b == b'\n')
-                    .filter(|l| !l.is_empty())
-                {
-                    if let Ok(body) = serde_json::from_slice::<ErrorBody>(line) {
-                        return Err(body.into());
-                    }
+                let Some(last) = rest.iter().rposition(|b| *b == b'\n') else {
+                    continue;
+                };
+                for line in rest[..last].split(|b| *b == b'\n') {
                     go_on = go_on && each(Some(line))?;
                 }
-                rest.drain(..whole);
+                rest.drain(..=last);
             }
             driver.abort();
             Ok(())
         })
     }
 
+    /// `POST /v1/reload`: the daemon reads `cbfsd.toml` anew.
+    pub fn reload(&self) -> Result<ReloadInfo> {
+        self.post("/v1/reload", &serde_json::json!({}))
+    }
+
     /// `POST /v1/shutdown`: the daemon ends; it unmounts nothing that comes back with the next.
-    pub(crate) fn shutdown(&self) -> Result<()> {
+    pub fn shutdown(&self) -> Result<()> {
         self.post("/v1/shutdown", &serde_json::json!({}))
             .map(|_: serde_json::Value| ())
     }
@@ -224,7 +284,7 @@ impl DaemonClient {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>)> {
-        let (response, driver) = self.send(method, path, body).await?;
+        let (response, driver) = self.send(method, path, body, None).await?;
         let status = response.status();
         let answer = response
             .into_body()
@@ -241,6 +301,7 @@ impl DaemonClient {
         method: &Method,
         path: &str,
         body: Vec<u8>,
+        header: Option<(&str, &str)>,
     ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>)> {
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -254,7 +315,12 @@ impl DaemonClient {
             .method(method)
             .uri(path)
             .header("host", "localhost")
-            .header("content-type", "application/json")
+            .header("content-type", "application/json");
+        let request = match header {
+            Some((name, value)) => request.header(name, value),
+            None => request,
+        };
+        let request = request
             .body(Full::new(Bytes::from(body)))
             .context(|| format!("the request {method} {path} could not be made"))?;
         let response = sender
@@ -421,6 +487,34 @@ mod tests {
                 .unwrap()
                 .starts_with("GET /v1/snapshots/home-1%2F2/3 HTTP/1.1")
         );
+    }
+
+    #[test]
+    fn events_come_with_the_ids_of_notes_and_unknown_ones_are_left_out() {
+        let (_dir, client, server) = answering(concat!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
+            ": keep-alive\n\n",
+            "data: {\"type\":\"of the future\"}\n\n",
+            "id: r-7\ndata: {\"type\":\"note\",\"note\":{\"at\":\"2025-01-01T00:00:00Z\",",
+            "\"severity\":\"warning\",\"text\":\"hot\"}}\n\n",
+            "id: r-8\ndata: {\"type\":\"no"
+        ));
+        let mut seen = Vec::new();
+        client
+            .events(Some("r-6"), &mut |event| {
+                if let Some(Told {
+                    id,
+                    event: DaemonEvent::Note { note },
+                }) = event
+                {
+                    seen.push((id, note.text));
+                }
+                Ok(true)
+            })
+            .unwrap();
+        assert_eq!(seen, [(Some("r-7".to_owned()), "hot".to_owned())]);
+        let request = server.join().unwrap();
+        assert!(request.contains("last-event-id: r-6"), "{request}");
     }
 
     #[test]
