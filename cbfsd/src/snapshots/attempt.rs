@@ -15,7 +15,7 @@ use crate::tiering::change_log;
 use crate::tiering::persister::{
     self, DEFAULT_TARBALL_TARGET, Identity, Job, Ledger, Logged, Part, Persisted,
 };
-use crate::tiering::uploader::Uploader;
+use crate::tiering::uploader::{UploadObserver, Uploader};
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::{LayerRef, Manifest, Totals, XidRange};
@@ -404,9 +404,8 @@ impl SnapshotService {
         let proxy = self.proxy_dir();
         // The other half: the tarball that is being made, and the one on its way to the disk.
         let (limit, target) = (self.proxy_limit / 2, self.proxy_limit / 4);
-        let observer: Arc<SentinelObserver> = Arc::new(SentinelObserver(Arc::clone(publication)));
-        let bucket = Arc::clone(&self.bucket);
-        publication.attach(Uploader::start(bucket, self.fs.clone(), observer, limit)?);
+        let observer: Arc<dyn UploadObserver> = Arc::new(SentinelObserver(Arc::clone(publication)));
+        publication.attach(Uploader::start(&self.bucket, &self.fs, &observer, limit)?);
         let mut earlier_log = None;
         if let Some(ledger) = &earlier {
             for object in ledger.objects() {

@@ -101,9 +101,9 @@ impl Drop for Panicking<'_> {
 impl Uploader {
     /// Start threads that take objects from the queue. At most `limit` bytes wait in it, or one object.
     pub fn start(
-        bucket: Arc<dyn Bucket>,
-        fs: Handle,
-        observer: Arc<dyn UploadObserver>,
+        bucket: &Arc<dyn Bucket>,
+        fs: &Handle,
+        observer: &Arc<dyn UploadObserver>,
         limit: u64,
     ) -> Result<Uploader> {
         let (queue, waiting) = channel();
@@ -115,8 +115,8 @@ impl Uploader {
             limit,
         };
         for number in 0..AT_A_TIME {
-            let (bucket, fs) = (Arc::clone(&bucket), fs.clone());
-            let observer = Arc::clone(&observer);
+            let (bucket, fs) = (Arc::clone(bucket), fs.clone());
+            let observer = Arc::clone(observer);
             let (waiting, backlog) = (Arc::clone(&waiting), Arc::clone(&uploader.backlog));
             let run = move || {
                 let _panicking = Panicking(&backlog);
@@ -414,9 +414,9 @@ mod tests {
             refuses,
         });
         let uploader = Uploader::start(
-            Arc::clone(&bucket) as Arc<dyn Bucket>,
-            fs_handle(),
-            Arc::new(Patient),
+            &(Arc::clone(&bucket) as Arc<dyn Bucket>),
+            &fs_handle(),
+            &(Arc::new(Patient) as Arc<dyn UploadObserver>),
             LIMIT,
         )
         .unwrap();

@@ -504,7 +504,7 @@ mod tests {
         let (tarball, toc) = attempt(dir);
         fs::write(dir.join("0002.tar.zst"), b"unfinished").unwrap();
         let ledger = take_up(dir, &[&tarball.object], &[]).unwrap();
-        assert_eq!(ledger.tarballs(), [tarball.clone()]);
+        assert_eq!(ledger.tarballs(), std::slice::from_ref(&tarball));
         assert_eq!(ledger.object(Part::Toc), Some(toc.clone()));
         assert_eq!(ledger.object(Part::Layer), None);
         assert_eq!(ledger.created_at(), "then");
@@ -533,7 +533,8 @@ mod tests {
             fs::write(&path, &whole[..cut]).unwrap();
             fs::write(dir.join("toc.sqlite.zst"), b"toc").unwrap();
             let ledger = take_up(dir, &[], &[]).unwrap();
-            assert_eq!(ledger.objects(), [tarball.object.clone()], "cut at {cut}");
+            let kept = std::slice::from_ref(&tarball.object);
+            assert_eq!(ledger.objects(), kept, "cut at {cut}");
             ledger.note(Part::Log, &tarball.object).unwrap();
             let again = take_up(dir, &[], &[]).unwrap();
             assert_eq!(again.object(Part::Log), Some(tarball.object.clone()));
