@@ -58,7 +58,7 @@ impl Instance {
             let generation = self.kvs.files().generation;
             let cut = self.kvs.tables().xid.next();
             // In place before the gate opens: the first write after the cut must see it.
-            let preserved = Preserved::open(&place, generation, cut);
+            let preserved = Preserved::open(&place, generation, cut, false);
             let taken = self
                 .kvs
                 .cut(&mut flush, &mut journal.lock(), number, self.clock.now())?;
@@ -83,7 +83,7 @@ impl Instance {
     pub fn resume_preserving(&self, frozen: &Frozen) -> Result<()> {
         let place = self.dir.join("frozen");
         Preserved::make_place(&place, frozen.generation)?;
-        let preserved = Preserved::open(&place, frozen.generation, frozen.cut);
+        let preserved = Preserved::open(&place, frozen.generation, frozen.cut, true);
         *self.preserved.write() = Some(Arc::new(preserved));
         Ok(())
     }

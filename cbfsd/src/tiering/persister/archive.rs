@@ -18,6 +18,10 @@ pub(super) const SHARED_SECTION: u64 = 256 << 10;
 /// A section with at least this much is not continued with files of another directory.
 const DIRECTORY_SECTION: usize = 128 << 10;
 
+/// The first tarball has this many stored bytes, each that follows twice as many, up to the target: so that
+/// sending begins early, and most of a snapshot is in few objects.
+const FIRST_TARBALL: u64 = 8 << 20;
+
 /// Writes data tarballs. Members come as headers and contents into [`Archive::raw`], the running
 /// section, between [`Archive::begin_member`] and [`Archive::end_member`].
 pub(super) struct Archive<'a> {
@@ -71,10 +75,10 @@ impl<'a> Archive<'a> {
     /// get their own); `place` is its own place in the work list. Returns the number of the tarball
     /// it goes to.
     pub(super) fn begin_member(&mut self, shared: u64, place: Position) -> Result<u32> {
-        let full = self
-            .open
-            .as_ref()
-            .is_some_and(|open| open.writer.stored() >= self.maker.job.tarball_target);
+        let target = (FIRST_TARBALL << self.tarballs.saturating_sub(1).min(16))
+            .min(self.maker.job.tarball_target);
+        let open = self.open.as_ref();
+        let full = open.is_some_and(|open| open.writer.stored() >= target);
         if full {
             self.close_tarball(place)?;
         } else if self.raw.len() as u64 + shared > SHARED_SECTION {

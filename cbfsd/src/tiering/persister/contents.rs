@@ -8,7 +8,7 @@
 use super::Maker;
 use super::archive::{Archive, SHARED_SECTION};
 use super::facts::{self, Fact};
-use super::frozen::Frozen;
+use super::frozen::{Frozen, InodeFacts};
 use super::ledger::{Phase, Position, TarballEntry, facts_name};
 use super::plan::{Item, Plan, xattrs_of};
 use super::rows::{frozen_holes, normalise};
@@ -19,11 +19,16 @@ use cbfs_core::ids::{Ino, Xid};
 use cbfs_core::inode::{FileKind, InodeRow};
 use cbfs_core::layers::{ExtentRow, HoleRow, rows};
 use cbfs_core::tarball::{Member, MemberKind, SparseMap};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// A file with more regions of data than this is mapped block by block only: its map must fit into
 /// memory, and its headers into a section.
 const MAX_REGIONS: usize = 1 << 16;
+
+/// Rows of at most so many items are read at once, and of inodes between them when they are few: each
+/// may come with 16 KiB of contents.
+const AHEAD: usize = 64;
+const GAP: u64 = 2;
 
 /// The pass over the work list. One that goes on behind finished tarballs passes over what is in them:
 /// the list is the same each time, so nothing is missed and nothing comes twice.
@@ -43,6 +48,8 @@ pub(super) struct Contents<'a> {
     /// Files whose holes are told already; kept only when the frozen layer has holes.
     holes_done: HashSet<Ino>,
     told_section: u64,
+    /// Rows of the items at hand and ahead, by number.
+    ahead: VecDeque<InodeFacts>,
 }
 
 impl<'a> Contents<'a> {
@@ -66,6 +73,7 @@ impl<'a> Contents<'a> {
             first_paths: HashMap::new(),
             holes_done: HashSet::new(),
             told_section: 0,
+            ahead: VecDeque::new(),
         }
     }
 
@@ -81,6 +89,7 @@ impl<'a> Contents<'a> {
             if done {
                 self.pass_item(item);
             } else {
+                self.look_ahead(index)?;
                 self.item(item)?;
                 self.tell();
             }
@@ -135,8 +144,37 @@ impl<'a> Contents<'a> {
         }
     }
 
+    /// Have the rows of an item at the front of [`Contents::ahead`]. Files of a directory mostly have
+    /// numbers that follow each other.
+    fn look_ahead(&mut self, index: usize) -> Result<()> {
+        let items = &self.plan.items()[index..];
+        let Some(wanted) = items.first().map(|item| item.ino) else {
+            return Ok(());
+        };
+        while self.ahead.front().is_some_and(|f| f.row.ino < wanted) {
+            self.ahead.pop_front();
+        }
+        if self.ahead.front().is_some_and(|f| f.row.ino == wanted) {
+            return Ok(());
+        }
+        let mut last = wanted;
+        for item in items.iter().take(AHEAD) {
+            if item.ino < last || item.ino.0 - last.0 > GAP {
+                break;
+            }
+            last = item.ino;
+        }
+        self.ahead = self.frozen.inodes(wanted, last)?.into();
+        Ok(())
+    }
+
     fn item(&mut self, item: &Item) -> Result<()> {
-        let row = self.frozen.inode(item.ino)?;
+        let facts = self.ahead.pop_front().filter(|f| f.row.ino == item.ino);
+        let Some(facts) = facts else {
+            let text = format!("inode {} vanished from the frozen layer", item.ino);
+            return Err(Error::damage(text));
+        };
+        let row = facts.row;
         let path = self.plan.path(item);
         if item.many_names {
             if let Some(first) = self.first_paths.get(&item.ino).cloned() {
@@ -146,7 +184,7 @@ impl<'a> Contents<'a> {
             self.first_paths.insert(item.ino, path.clone());
         }
         match row.kind {
-            FileKind::File => self.file(&row, &path),
+            FileKind::File => self.file(facts, &path),
             FileKind::Symlink => {
                 let target = match rows::link(&self.frozen.conn, row.ino)? {
                     Some(target) => Some(target),
@@ -195,19 +233,22 @@ impl<'a> Contents<'a> {
     }
 
     /// A file that is stored whole.
-    fn file(&mut self, row: &InodeRow, path: &[u8]) -> Result<()> {
+    fn file(&mut self, facts: InodeFacts, path: &[u8]) -> Result<()> {
+        let InodeFacts {
+            row,
+            inline,
+            backing,
+        } = facts;
+        let row = &row;
         self.holes_are_done(row.ino);
         let xattrs = self.xattrs(row.ino)?;
-        let mut data = Vec::new();
-        let blocks = match self.frozen.inline(row.ino, &mut data)? {
-            Some(xid) => {
+        let count = row.size.div_ceil(self.block_size);
+        let (data, blocks) = match inline {
+            Some((mut data, xid)) => {
                 self.check_inline(row, &mut data)?;
-                let count = row.size.div_ceil(self.block_size);
-                (0..count).map(|blk| (blk, xid)).collect()
+                (data, (0..count).map(|blk| (blk, xid)).collect())
             }
-            None => self
-                .frozen
-                .blocks(row.ino, row.size.div_ceil(self.block_size))?,
+            None => (Vec::new(), self.frozen.blocks(row.ino, count)?),
         };
         let mut source = Source {
             data: Some(data),
@@ -225,7 +266,7 @@ impl<'a> Contents<'a> {
         } else {
             source = Source {
                 data: None,
-                file: self.backing(row.ino, &blocks)?,
+                file: self.backing(row.ino, backing, &blocks)?,
                 only: None,
             };
             self.map(row, &blocks, &mut source)?
@@ -318,7 +359,7 @@ impl<'a> Contents<'a> {
         let blocks = self
             .frozen
             .blocks(ino, row.size.div_ceil(self.block_size))?;
-        let file = self.backing(ino, &blocks)?;
+        let file = self.backing(ino, self.frozen.backing(ino)?, &blocks)?;
         let mut holes = frozen_holes(self.frozen, ino)?;
         let mut taken = Vec::new();
         let first = self.at.blk;
@@ -480,8 +521,8 @@ impl<'a> Contents<'a> {
         (from, row.size.min(from + self.block_size))
     }
 
-    fn backing(&self, ino: Ino, blocks: &[(u64, Xid)]) -> Result<u64> {
-        match self.frozen.backing(ino)? {
+    fn backing(&self, ino: Ino, frozen: Option<u64>, blocks: &[(u64, Xid)]) -> Result<u64> {
+        match frozen {
             Some(file) => Ok(file),
             None if blocks.is_empty() => Ok(0), // nothing will be read
             None => self.maker.job.instance.backing_file(ino),
