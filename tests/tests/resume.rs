@@ -30,8 +30,10 @@ fn keys(lines: &[Value], event: &str) -> Vec<String> {
         .collect()
 }
 
+/// The attempts at the cut. (One before it only notes the boot.)
 fn attempts(lines: &[Value]) -> Vec<&Value> {
-    lines.iter().filter(|l| l["event"] == "attempt").collect()
+    let cut = lines.iter().skip_while(|l| l["event"] != "cut");
+    cut.filter(|l| l["event"] == "attempt").collect()
 }
 
 /// One attempt, taken up at least once, with each object made and sent once.

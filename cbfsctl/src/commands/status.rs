@@ -37,6 +37,18 @@ pub(crate) fn run(_: &Args, context: &mut Context) -> Outcome {
     for line in problem_lines(&status.instances) {
         output.line(line)?;
     }
+    for promotion in &status.promotions {
+        let why = promotion
+            .problem
+            .as_deref()
+            .unwrap_or("it goes on by itself");
+        output.line(format_args!(
+            "{}: this node is becoming master, in epoch {} ({})",
+            promotion.fs,
+            promotion.epoch,
+            printable(why)
+        ))?;
+    }
     if !status.snapshots.is_empty() {
         output.line("")?;
     }

@@ -4,8 +4,10 @@
 //! Handlers that touch the disk or the bucket run on tokio's blocking threads.
 
 mod change_log;
+mod epochs;
 mod events;
 mod metrics;
+mod retirement;
 mod snapshots;
 
 use crate::manager::Manager;
@@ -134,6 +136,13 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/instances", get(instances))
         .route("/v1/instances/{id}", get(instance))
+        .route(
+            "/v1/instances/{id}/unpublished",
+            get(retirement::unpublished),
+        )
+        .route("/v1/instances/{id}/export", get(retirement::export))
+        .route("/v1/instances/{id}/demote", post(retirement::demote))
+        .route("/v1/instances/{id}/delete", post(retirement::delete))
         .route("/v1/mounts", post(mount))
         .route("/v1/umounts", post(umount))
         .route("/v1/slaves/{id}/refresh", post(refresh_slave))
@@ -141,6 +150,10 @@ pub async fn serve(
         .route("/v1/snapshots/{fs}", get(snapshot_list))
         .route("/v1/snapshots/{fs}/{number}", get(snapshot))
         .route("/v1/snapshots/{fs}/{number}/log", get(snapshot_log))
+        .route(
+            "/v1/epochs/{fs}/promote",
+            get(epochs::promotion).post(epochs::promote),
+        )
         .route("/v1/log/{fs}", get(change_log::change_log))
         .route(
             "/v1/snapshots/{fs}/{number}/cancel",
@@ -193,6 +206,7 @@ async fn status(State(shared): State<Shared>) -> Answer<DaemonStatus> {
             state_dir: manager.state_dir().to_owned(),
             instances: manager.instances(),
             snapshots: manager.open_snapshots(),
+            promotions: manager.promotions(),
         })
     });
     Ok(Json(status.await?))

@@ -16,6 +16,7 @@ use crate::tiering::persister::{
     self, DEFAULT_TARBALL_TARGET, Identity, Job, Ledger, Logged, Part, Persisted,
 };
 use crate::tiering::uploader::{UploadObserver, Uploader};
+use cbfs_core::catalog;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::{LayerRef, Manifest, Totals, XidRange};
@@ -41,15 +42,6 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
-/// How an attempt begins.
-struct Beginning {
-    attempt: String,
-    /// What an earlier run of the daemon did of it.
-    earlier: Option<Ledger>,
-    /// Why an earlier run's attempt is not continued.
-    anew_because: Option<String>,
-}
-
 impl SnapshotService {
     /// Carry a request out to a final state, or until the service stops. An error is one of the
     /// request's own log.
@@ -57,6 +49,7 @@ impl SnapshotService {
         let mut pause = RETRY_PAUSE;
         loop {
             let withdrawn = self.withdrawn(number);
+            let fenced = self.instance.is_fenced();
             let tried = {
                 let _room = self.instance.lend_room()?;
                 self.attempt(number)
@@ -69,6 +62,8 @@ impl SnapshotService {
                 Err(_) if self.stopping() => return Ok(()),
                 // Given up because it was withdrawn meanwhile: the next round settles that.
                 Err(_) if self.withdrawn(number) && !withdrawn => continue,
+                // The same for one that was fenced meanwhile.
+                Err(_) if self.instance.is_fenced() && !fenced => continue,
                 Err(e) => e,
             };
             let transient = !matches!(
@@ -133,9 +128,7 @@ impl SnapshotService {
             return Ok(Outcome::Complete);
         }
         if self.instance.is_fenced() {
-            self.let_go()?;
-            self.enter(number, SnapshotState::Cancelled)?;
-            return Ok(Outcome::Cancelled);
+            return self.end_fenced(&status);
         }
         if status.cancel_requested {
             return self.withdraw(&status);
@@ -147,25 +140,17 @@ impl SnapshotService {
             }
             self.prepare_resume(&status)?;
         }
-        let Beginning {
-            attempt,
-            earlier,
-            anew_because,
-        } = self.begin(number)?;
-        let boot_id = boot_id()?;
         // Before the cut: a reboot right after it must be noticed.
-        self.record(
-            number,
-            StatusEvent::Attempt {
-                attempt: attempt.clone(),
-                boot_id,
-                kept: earlier.as_ref().map(|l| l.objects().len() as u64),
-                anew_because,
-            },
-        )?;
+        let (mut attempt, earlier) = self.begin(number)?;
         reach(failpoints::SNAPSHOT_ATTEMPT_LOGGED);
         let frozen = match self.status(number)?.state {
-            SnapshotState::Queued => self.collect(number)?,
+            SnapshotState::Queued => {
+                let frozen = self.collect(number)?;
+                // An attempt stands for contents: its id is of after the cut. Else a copy of this state directory
+                // that was made before the cut would take what is published under it for its own.
+                attempt = self.begin_anew(number, None)?;
+                frozen
+            }
             _ => self.instance.frozen_of(number)?,
         };
         self.go_on(number)?;
@@ -180,17 +165,14 @@ impl SnapshotService {
         self.complete(number, &manifest)
     }
 
-    /// Under which id to go on: that of the attempt found under way, if its ledger can be taken up.
-    fn begin(&self, number: SnapshotNumber) -> Result<Beginning> {
+    /// Go on with the attempt found under way, if its ledger can be taken up, else with a new one. Answers its id,
+    /// which is in the log then, and the ledger.
+    fn begin(&self, number: SnapshotNumber) -> Result<(String, Option<Ledger>)> {
         let status = self.status(number)?;
-        let mut anew = Beginning {
-            attempt: self.ids.attempt(),
-            earlier: None,
-            anew_because: None,
-        };
         let (SnapshotState::Collected, Some(attempt)) = (status.state, &status.attempt) else {
-            return Ok(anew);
+            return Ok((self.begin_anew(number, None)?, None));
         };
+        let mut because = None;
         let frozen = self.instance.frozen_of(number)?;
         let identity = self.identity(number, &frozen, attempt);
         let dir = self.proxy_dir().join(identity.prefix());
@@ -201,17 +183,38 @@ impl SnapshotService {
             };
             match Ledger::take_up(&dir, &identity, logged) {
                 Ok(ledger) => {
-                    return Ok(Beginning {
-                        attempt: attempt.clone(),
-                        earlier: Some(ledger),
-                        anew_because: None,
-                    });
+                    let kept = ledger.objects().len() as u64;
+                    self.record_attempt(number, attempt, Some(kept), None)?;
+                    return Ok((attempt.clone(), Some(ledger)));
                 }
-                Err(e) => anew.anew_because = Some(format!("attempt {attempt}: {e}")),
+                Err(e) => because = Some(format!("attempt {attempt}: {e}")),
             }
         }
         self.remove_attempt(&dir)?;
-        Ok(anew)
+        Ok((self.begin_anew(number, because)?, None))
+    }
+
+    /// Draw the id of an attempt, and log it.
+    fn begin_anew(&self, number: SnapshotNumber, because: Option<String>) -> Result<String> {
+        let attempt = self.ids.attempt();
+        self.record_attempt(number, &attempt, None, because)?;
+        Ok(attempt)
+    }
+
+    fn record_attempt(
+        &self,
+        number: SnapshotNumber,
+        attempt: &str,
+        kept: Option<u64>,
+        anew_because: Option<String>,
+    ) -> Result<()> {
+        let event = StatusEvent::Attempt {
+            attempt: attempt.to_owned(),
+            boot_id: boot_id()?,
+            kept,
+            anew_because,
+        };
+        self.record(number, event)
     }
 
     /// What an attempt at a cut is of.
@@ -256,10 +259,31 @@ impl SnapshotService {
     /// # Errors
     /// When the service stops or the request was withdrawn: the attempt ends here.
     fn go_on(&self, number: SnapshotNumber) -> Result<()> {
-        if self.stopping() || self.withdrawn(number) {
+        if self.must_end(number) {
             return Err(Error::failed("the attempt was stopped"));
         }
         Ok(())
+    }
+
+    /// Whether the attempt at hand is of no use any more.
+    pub(super) fn must_end(&self, number: SnapshotNumber) -> bool {
+        self.stopping() || self.withdrawn(number) || self.instance.is_fenced()
+    }
+
+    /// This master publishes nothing any more: the request is cancelled, unless its manifest was created before and the
+    /// next epoch builds on it.
+    fn end_fenced(&self, status: &SnapshotStatus) -> Result<Outcome> {
+        let number = status.number;
+        if status.state == SnapshotState::Copying
+            && let Ok(Some(manifest)) = self.published(number)
+            && catalog::lineage(&*self.bucket, &self.fs)
+                .is_ok_and(|lineage| lineage.contains(manifest.id()))
+        {
+            return self.complete(number, &manifest);
+        }
+        self.let_go()?;
+        self.enter(number, SnapshotState::Cancelled)?;
+        Ok(Outcome::Cancelled)
     }
 
     /// A request found in the middle: back to `collected`, or to the queue when what was preserved

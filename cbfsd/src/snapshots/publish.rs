@@ -193,7 +193,7 @@ impl Observer for Publication {
     }
 
     fn cancelled(&self) -> bool {
-        self.service.stopping() || self.service.withdrawn(self.number)
+        self.service.must_end(self.number)
     }
 }
 
@@ -216,9 +216,7 @@ impl UploadObserver for SentinelObserver {
 
     fn cancelled(&self) -> bool {
         let (publication, service) = (&self.0, &self.0.service);
-        publication.aborted.load(Ordering::SeqCst)
-            || service.stopping()
-            || service.withdrawn(publication.number)
+        publication.aborted.load(Ordering::SeqCst) || service.must_end(publication.number)
     }
 
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool {
@@ -259,12 +257,11 @@ impl SnapshotService {
         if attempts.contains(&manifest.attempt) {
             return Ok(manifest);
         }
-        self.instance.fence();
         let text = format!(
-            "snapshot {} of epoch {} was published by somebody else (node {}): this state \
-             directory exists twice",
-            manifest.number, manifest.epoch, manifest.node
+            "another holder of epoch {} published snapshot {} (node {}): this state directory exists twice",
+            manifest.epoch, manifest.number, manifest.node
         );
+        self.instance.fence(&text);
         Err(Error::new(ErrorKind::Conflict, text)
             .hint("this instance is fenced; find the copy, and keep one of them"))
     }
@@ -277,6 +274,7 @@ impl SnapshotService {
     pub(super) fn publish(self: &Arc<Self>, manifest: Manifest) -> Result<Manifest> {
         let number = manifest.number;
         self.check_epoch(number)?;
+        self.close_gap(number)?;
         reach(failpoints::SNAPSHOT_BEFORE_MANIFEST);
         let key = keys::absolute(&self.fs, &keys::manifest(number, manifest.epoch))?;
         let bytes = cbfs_core::format::to_sealed_json(&manifest)?;
@@ -302,6 +300,25 @@ impl SnapshotService {
         Ok(manifest)
     }
 
+    /// Close the numbers between the last complete snapshot and this one: their requests failed or were cancelled.
+    /// Else a copy of this state directory could still publish one of them, beside the chain.
+    fn close_gap(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
+        let Some(parent) = self.last_complete() else {
+            return Ok(());
+        };
+        let epoch = self.instance.epoch();
+        for given_up in (parent.number.0 + 1..number.0).map(SnapshotNumber) {
+            let at = self.clock.now().to_rfc3339();
+            let other = catalog::close_number(&*self.bucket, &parent, given_up, epoch, &at)?;
+            if let Some(other) = other {
+                // A PUT of ours whose answer was lost, landed after the request was given up: its changes are in
+                // this snapshot too.
+                self.own(other)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Fence this instance when a later epoch exists. Waits for the bucket as uploads do.
     pub(super) fn check_epoch(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let next = Epoch(self.instance.epoch().0 + 1);
@@ -311,12 +328,12 @@ impl SnapshotService {
         if claimed.is_none() {
             return Ok(());
         }
-        self.instance.fence();
         let holder = match catalog::epoch_claim(&*self.bucket, &self.fs, next) {
             Ok(Some(claim)) => format!("node {} ({})", claim.node, claim.host),
             _ => "another node".to_owned(),
         };
         let text = format!("epoch {next} of {} was claimed by {holder}", self.fs);
+        self.instance.fence(&text);
         Err(Error::new(ErrorKind::Conflict, text).hint("this master is fenced to read-only"))
     }
 }
