@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 #![allow(clippy::expect_used)]
 
+mod cluster;
 mod contract;
+mod faults;
 mod server;
 
 use cbfs_core::bucket::{Bucket, BucketError, FileBucket, Key, S3Bucket};

@@ -9,7 +9,6 @@ use super::policy::Verdict;
 use super::publish::{Publication, SentinelObserver};
 use super::{LONGEST_PAUSE, RETRY_PAUSE, SnapshotService, write_last_complete};
 use crate::failpoints::{self, reach};
-use crate::journal;
 use crate::kvs::{Frozen, merge_frozen};
 use crate::tiering::change_log;
 use crate::tiering::persister::{
@@ -66,12 +65,10 @@ impl SnapshotService {
                 Err(_) if self.instance.is_fenced() && !fenced => continue,
                 Err(e) => e,
             };
+            // Refused credentials pass too, once somebody renews them: until then `status` says so.
             let transient = !matches!(
                 error.kind(),
-                ErrorKind::Damage
-                    | ErrorKind::Credentials
-                    | ErrorKind::Conflict
-                    | ErrorKind::FormatTooNew
+                ErrorKind::Damage | ErrorKind::Conflict | ErrorKind::FormatTooNew
             );
             let mut reason = error.to_string();
             for cause in error.causes() {
@@ -628,7 +625,8 @@ impl SnapshotService {
         }
         // First: the frozen file has it all, and folding that takes room.
         reach(failpoints::TRIM_BEFORE);
-        journal::trim(&self.instance.journal_dir(), manifest.xid.to)?;
+        let keep = self.policy().keep_of_change_log();
+        self.instance.keep_history(manifest.xid.to, &keep)?;
         let mut done: Vec<Frozen> = self
             .instance
             .kvs()

@@ -205,6 +205,7 @@ fn is_built_upon(event: &StatusEvent) -> bool {
         | StatusEvent::Attempt { .. }
         | StatusEvent::Retry { .. }
         | StatusEvent::CancelRequested
+        | StatusEvent::ObjectsRemoved { .. }
         | StatusEvent::Failure { .. } => true,
     }
 }
