@@ -2,8 +2,8 @@
 //! other. A request's status log is the one truth about it; whatever is in memory here is derived.
 //!
 //! What a crash leaves: every accepted request has its log. A request found between `collected` and
-//! `copying` is resumed from its frozen layer with a new attempt; the objects of the old attempt stay in
-//! the bucket unreferenced. After a reboot the preserved blocks are not trusted: the attempt fails as
+//! `copying` is resumed from its frozen layer, behind what its attempt had finished (`attempt.rs`); where that
+//! cannot be, with a new attempt, and the objects of the old one stay in the bucket unreferenced. After a reboot the preserved blocks are not trusted: the attempt fails as
 //! transient and the request is cut again. Changes of a snapshot that failed or was cancelled belong to the
 //! next.
 

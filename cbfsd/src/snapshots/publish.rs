@@ -11,7 +11,7 @@ use cbfs_core::error::{Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::ids::{Epoch, SnapshotNumber};
-use cbfs_core::snapshot::StatusEvent;
+use cbfs_core::snapshot::{SnapshotStatus, StatusEvent};
 use parking_lot::{Condvar, Mutex};
 use std::path::Path;
 use std::sync::Arc;
@@ -63,6 +63,28 @@ impl Publication {
 
     pub(super) fn attach(&self, uploader: Uploader) {
         *self.uploader.lock() = Some(uploader);
+    }
+
+    /// An object that an earlier run of the daemon made: it is sent, unless the status log says that it
+    /// was; then it is only looked for in the bucket.
+    pub(super) fn object_kept(
+        &self,
+        object: &ObjectRef,
+        path: &Path,
+        status: &SnapshotStatus,
+    ) -> Result<()> {
+        if status.sent.contains_key(&object.key) {
+            let uploader = self.uploader.lock();
+            let uploader = uploader.as_ref();
+            let uploader = uploader.ok_or_else(|| Error::failed("the uploader has stopped"))?;
+            return uploader.confirm(object);
+        }
+        if !status.made.contains_key(&object.key) {
+            return Observer::object_made(self, object, path);
+        }
+        self.send(object, path)?;
+        self.wait_for_room();
+        Ok(())
     }
 
     /// Queue an object.
