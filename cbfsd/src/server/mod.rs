@@ -192,6 +192,7 @@ async fn status(State(shared): State<Shared>) -> Answer<DaemonStatus> {
             state_dir: manager.state_dir().to_owned(),
             instances: manager.instances(),
             snapshots: manager.open_snapshots(),
+            buckets: cbfs_core::bucket::traffic(),
         })
     });
     Ok(Json(status.await?))
