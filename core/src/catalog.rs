@@ -8,6 +8,8 @@
 
 mod lineage;
 mod marks;
+mod promotion;
+mod publication;
 mod settings;
 mod snapshots;
 mod store_check;
@@ -21,11 +23,15 @@ pub use marks::{
     Hold, delete_snapshot, deleted_snapshots, hold_snapshot, holds, is_deleted, may_be_deleted,
     release_snapshot,
 };
+pub use promotion::{confirm_epoch, settle_base};
+pub use publication::{close_number, create_manifest, is_superseded};
 pub use settings::{change_settings, newer_settings, settings, settings_version};
 pub use snapshots::{
-    ListedManifest, all_manifests, find_snapshot, find_snapshot_id, latest_manifest, load_manifest,
-    manifests, snapshot_ids,
+    ListedManifest, all_manifests, find_snapshot, find_snapshot_id, last_of_epoch, latest_manifest,
+    latest_settled, load_manifest, manifests, snapshot_ids,
 };
+
+use marks::delete_mark;
 
 use crate::bucket::{Body, Bucket, BucketError, Key};
 use crate::clock::{Clock, Ids};

@@ -6,8 +6,10 @@
 //! takes part, and no manifest is read.
 //!
 //! A claim whose base is not written yet is a promotion under way (seal, then read): until the base
-//! stands, the lineage is still the one of the epoch before, all its snapshots included, because
-//! the base will be the latest of them.
+//! stands, the lineage is still the one of the epoch before, all its snapshots included. The base will be
+//! the latest of those the promoter found after its claim. What the old master publishes later than that
+//! look is counted until the base stands, and diverged from then on: so nothing may be deleted meanwhile
+//! ([`Lineage::is_settled`]), and a follower stays where it is.
 
 use super::{current_epoch, epoch_base};
 use crate::bucket::Bucket;
@@ -24,9 +26,20 @@ pub struct Lineage {
     /// Epochs that are not in it contributed nothing. The ranges do not overlap, so a number
     /// means one snapshot.
     spans: BTreeMap<Epoch, (SnapshotNumber, Option<SnapshotNumber>)>,
+    /// The latest claim, where its base is not written.
+    unsettled: Option<Epoch>,
 }
 
 impl Lineage {
+    /// Whether the latest claim has its base. If not, a promotion is under way, and where the lineage of the
+    /// epoch before ends is not known yet.
+    ///
+    /// When the manifests were listed before the lineage was read and it is settled, each of them that counts
+    /// is counted for good: later epochs start from it or from a later one.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.is_none()
+    }
+
     /// Whether this snapshot counts; if not, it is diverged.
     pub fn contains(&self, snapshot: BaseSnapshot) -> bool {
         self.spans
@@ -75,13 +88,14 @@ fn incomplete(fs: &Handle, epoch: Epoch) -> Error {
 pub fn lineage(bucket: &dyn Bucket, fs: &Handle) -> Result<Lineage> {
     let mut spans = BTreeMap::new();
     let mut epoch = current_epoch(bucket, fs)?.map_or(Epoch(0), |claim| claim.epoch);
-    let mut last = None;
+    let (mut last, mut unsettled) = (None, None);
     while epoch.0 > 0 {
         let base = match epoch_base(bucket, fs, epoch)? {
             Some(document) => document.base,
             // The first epoch starts from nothing, written or not.
             None if epoch.0 == 1 => None,
             None if spans.is_empty() => {
+                unsettled = unsettled.or(Some(epoch));
                 epoch = Epoch(epoch.0 - 1); // a promotion under way
                 continue;
             }
@@ -95,5 +109,5 @@ pub fn lineage(bucket: &dyn Bucket, fs: &Handle) -> Result<Lineage> {
             None => break,
         }
     }
-    Ok(Lineage { spans })
+    Ok(Lineage { spans, unsettled })
 }

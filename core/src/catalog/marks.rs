@@ -80,10 +80,15 @@ pub fn holds(bucket: &dyn Bucket, fs: &Handle) -> Result<BTreeMap<BaseSnapshot, 
 ///
 /// # Errors
 /// [`ErrorKind::Conflict`] when it is held, or the latest: promotion and recovery start from that one, so
-/// another must be complete first. [`ErrorKind::NotFound`] when it is not in the current lineage or deleted
+/// another must be complete first; also while a promotion is under way. [`ErrorKind::NotFound`] when it is not in the current lineage or deleted
 /// already.
 pub fn delete_snapshot(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<()> {
     may_be_deleted(bucket, &mark.fs, mark.snapshot())?;
+    delete_mark(bucket, mark)
+}
+
+/// The mark alone, unchecked.
+pub(super) fn delete_mark(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<()> {
     let relative = keys::deleted_snapshot(mark.number, mark.epoch);
     let key = keys::absolute(&mark.fs, &relative)?;
     match create_or_same(bucket, &key, &format::to_json(mark)?) {
@@ -98,8 +103,17 @@ pub fn delete_snapshot(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<()> {
 /// # Errors
 /// As there.
 pub fn may_be_deleted(bucket: &dyn Bucket, fs: &Handle, snapshot: BaseSnapshot) -> Result<()> {
-    let live = snapshots::live_ids(bucket, fs)?;
+    let (live, settled) = snapshots::live_ids(bucket, fs)?;
     is_there(fs, snapshot, &live)?;
+    // Invariant: what looks like an older snapshot now may become the base of the next epoch, and so the latest.
+    if !settled {
+        let text = format!(
+            "a promotion of {fs} is under way: which snapshot is the latest is not known yet"
+        );
+        return Err(Error::new(ErrorKind::Conflict, text).hint(format!(
+            "`cbfsctl epoch list {fs}` shows it; try again when it is done"
+        )));
+    }
     if live.last() == Some(&snapshot) {
         let text = format!(
             "snapshot {} of {fs} is the latest complete one: nothing newer could take its place",
@@ -138,7 +152,7 @@ fn not_held(bucket: &dyn Bucket, fs: &Handle, snapshot: BaseSnapshot) -> Result<
 /// while it was being held (the hold is released again then).
 pub fn hold_snapshot(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<u32> {
     let (fs, snapshot) = (&mark.fs, mark.snapshot());
-    is_there(fs, snapshot, &snapshots::live_ids(bucket, fs)?)?;
+    is_there(fs, snapshot, &snapshots::live_ids(bucket, fs)?.0)?;
     let taken = hold_keys(bucket, fs)?;
     let last = taken
         .iter()

@@ -52,7 +52,10 @@ pub fn all_manifests(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<ListedManif
     // After the listing: a snapshot published meanwhile by a new master must find its epoch known.
     let lineage = lineage(bucket, fs)?;
     published_epochs_are_known(fs, &lineage, &ids)?;
-    let deleted = deleted_snapshots(bucket, fs)?;
+    let mut deleted = deleted_snapshots(bucket, fs)?;
+    if let Some(latest) = ids.iter().rev().find(|id| lineage.contains(**id)) {
+        deleted.remove(latest);
+    }
     let mut found = Vec::with_capacity(ids.len());
     for id in ids {
         let manifest = match try_load(bucket, fs, id) {
@@ -98,9 +101,34 @@ pub fn snapshot_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<BaseSnapshot
 /// Reads the lineage, lists the manifests and the deleted ones and GETs one.
 ///
 /// # Errors
-/// When that one is damaged or too new it is an error: an older one is never taken instead.
+/// When that one is damaged, too new or gone since the listing it is an error: an older one is never taken instead.
 pub fn latest_manifest(bucket: &dyn Bucket, fs: &Handle) -> Result<Option<Manifest>> {
     newest(bucket, fs, &current_ids(bucket, fs)?.current)
+}
+
+/// The snapshot a follower may move to: the latest, if it will be of the lineage for good; `None` when there is
+/// none, or a promotion is under way (stay where you are). Costs as [`latest_manifest`].
+///
+/// # Errors
+/// As [`latest_manifest`].
+pub fn latest_settled(bucket: &dyn Bucket, fs: &Handle) -> Result<Option<Manifest>> {
+    let ids = current_ids(bucket, fs)?;
+    if !ids.settled {
+        return Ok(None);
+    }
+    newest(bucket, fs, &ids.current)
+}
+
+/// Number and epoch of the last snapshot that an epoch has published, of the lineage or not; `None` when there
+/// is none. One listing. A master whose own state does not know it runs on a state directory that is older than
+/// the bucket.
+pub fn last_of_epoch(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    epoch: Epoch,
+) -> Result<Option<BaseSnapshot>> {
+    let ids = list_ids(bucket, fs)?;
+    Ok(ids.into_iter().rfind(|id| id.epoch == epoch))
 }
 
 /// The snapshot of the current lineage that `selector` means and is not deleted. Reads the lineage and
@@ -201,14 +229,22 @@ fn see_list(fs: &Handle) -> String {
     format!("`cbfsctl snapshot list {fs}` shows all")
 }
 
-/// The last of `ids` that is there.
+/// The last of `ids`.
+///
+/// Invariant: manifests are never removed. Were an older one taken in the place of one that was listed and is
+/// gone, a promotion would start from it, and a complete snapshot be lost without a word.
 fn newest(bucket: &dyn Bucket, fs: &Handle, ids: &[BaseSnapshot]) -> Result<Option<Manifest>> {
-    for id in ids.iter().rev() {
-        if let Some(manifest) = try_load(bucket, fs, *id)? {
-            return Ok(Some(manifest));
-        }
+    let Some(id) = ids.last() else {
+        return Ok(None);
+    };
+    match try_load(bucket, fs, *id)? {
+        Some(manifest) => Ok(Some(manifest)),
+        None => Err(Error::damage(format!(
+            "the manifest of snapshot {} of epoch {} of {fs} was listed and cannot be found: the bucket \
+             contradicts itself",
+            id.number, id.epoch
+        ))),
     }
-    Ok(None)
 }
 
 /// The snapshots there are, by lineage, each sorted by (number, epoch).
@@ -217,24 +253,32 @@ struct CurrentIds {
     diverged: Vec<BaseSnapshot>,
     /// Of the current lineage.
     deleted: Vec<BaseSnapshot>,
+    /// No promotion is under way.
+    settled: bool,
 }
 
-/// Number and epoch of the snapshots of the current lineage that are not deleted, sorted.
-pub(super) fn live_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<BaseSnapshot>> {
-    current_ids(bucket, fs).map(|ids| ids.current)
+/// Number and epoch of the snapshots of the current lineage that are not deleted, sorted; and whether the
+/// lineage is settled.
+pub(super) fn live_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<(Vec<BaseSnapshot>, bool)> {
+    current_ids(bucket, fs).map(|ids| (ids.current, ids.settled))
 }
 
 fn current_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<CurrentIds> {
     let ids = list_ids(bucket, fs)?;
     let lineage: Lineage = lineage(bucket, fs)?;
     published_epochs_are_known(fs, &lineage, &ids)?;
-    let marked = deleted_snapshots(bucket, fs)?;
+    let mut marked = deleted_snapshots(bucket, fs)?;
     let (lineal, diverged): (Vec<_>, _) = ids.into_iter().partition(|id| lineage.contains(*id));
+    // Invariant: the latest is never a deleted one. Recovery and promotion would start from one before it.
+    if let Some(latest) = lineal.last() {
+        marked.remove(latest);
+    }
     let (deleted, current) = lineal.into_iter().partition(|id| marked.contains(id));
     Ok(CurrentIds {
         current,
         diverged,
         deleted,
+        settled: lineage.is_settled(),
     })
 }
 
