@@ -39,6 +39,7 @@ impl SnapshotService {
     pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let mut pause = RETRY_PAUSE;
         loop {
+            self.begin_round();
             let withdrawn = self.withdrawn(number);
             let tried = {
                 let _room = self.instance.lend_room()?;
@@ -56,10 +57,7 @@ impl SnapshotService {
             };
             let transient = !matches!(
                 error.kind(),
-                ErrorKind::Damage
-                    | ErrorKind::Credentials
-                    | ErrorKind::Conflict
-                    | ErrorKind::FormatTooNew
+                ErrorKind::Damage | ErrorKind::Conflict | ErrorKind::FormatTooNew
             );
             let mut reason = error.to_string();
             for cause in error.causes() {
@@ -454,6 +452,7 @@ impl SnapshotService {
             .is_some_and(|next| self.instance.frozen_of(next).is_ok());
         if !running {
             self.empty_proxy()?;
+            self.forget_uploads();
         }
         // First: the frozen file has it all, and folding that takes room.
         reach(failpoints::TRIM_BEFORE);

@@ -14,6 +14,7 @@ mod policy;
 mod publish;
 mod requests;
 mod scheduler;
+mod waiting;
 mod withdrawal;
 
 use crate::failpoints::{self, reach};
@@ -42,6 +43,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use waiting::Waiting;
 
 /// Pause before what failed for a passing reason is tried again; doubles up to [`LONGEST_PAUSE`].
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -88,6 +90,7 @@ pub struct SnapshotService {
     settings: Mutex<FsSettings>,
     thread: Mutex<Option<JoinHandle<()>>>,
     merger: Arc<LayerMerger>,
+    waiting: Waiting,
 }
 
 struct State {
@@ -161,6 +164,7 @@ impl SnapshotService {
             scheduler: Scheduler::default(),
             settings: Mutex::new(settings),
             thread: Mutex::default(),
+            waiting: Waiting::default(),
         });
         service.resume_preserving()?;
         service.tell_old_failure();
@@ -172,7 +176,8 @@ impl SnapshotService {
     pub fn start(self: &Arc<Self>) -> Result<()> {
         let service = Arc::clone(self);
         let run = move || {
-            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| service.run()));
+            let run = || service.waiting.service.scope(|| service.run());
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             if ran.is_err() {
                 let text = "the snapshot thread panicked; restart cbfsd";
                 service.instance.set_problem("snapshots", Some(text.into()));
@@ -190,6 +195,7 @@ impl SnapshotService {
     /// Stop after the step at hand; the request goes on where it stands after the next start.
     pub fn stop(&self) {
         self.state.lock().stop = true;
+        self.end_waiting();
         self.wake.notify_all();
         self.scheduler.stop();
         if let Some(thread) = self.thread.lock().take()
