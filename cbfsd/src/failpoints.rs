@@ -101,6 +101,9 @@ failpoints! {
     /// Frozen files of two cuts are merged, the result is not closed.
     MERGE_BEFORE_CLOSE = "merge.before-close";
 
+    /// The next snapshot of a slave is stored and its layers are here; the former one is still shown.
+    SLAVE_MOVED = "slave.moved";
+
     /// A fresh backing file is filled; no record refers to it.
     SPILL_FILLED = "spill.filled";
     /// A write is journaled; the backing file does not have it.

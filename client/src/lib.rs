@@ -82,6 +82,12 @@ impl DaemonClient {
         self.post("/v1/umounts", request)
     }
 
+    /// `POST /v1/slaves/{id}/refresh`; answers when the follower has looked and moved.
+    pub fn refresh_slave(&self, id: &str) -> Result<InstanceInfo> {
+        let path = format!("/v1/slaves/{}/refresh", segment(id));
+        self.post(&path, &serde_json::json!({}))
+    }
+
     /// `POST /v1/snapshots`; answers when the request is persisted, before the cut.
     pub fn create_snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotInfo> {
         self.post("/v1/snapshots", request)

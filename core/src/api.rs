@@ -8,6 +8,7 @@
 //! | `GET /v1/instances/{id}` | | [`InstanceInfo`] |
 //! | `POST /v1/mounts` | [`MountRequest`] | [`InstanceInfo`] |
 //! | `POST /v1/umounts` | [`UmountRequest`] | [`InstanceInfo`] |
+//! | `POST /v1/slaves/{id}/refresh` | | [`InstanceInfo`], once the follower has looked and moved |
 //! | `POST /v1/snapshots` | [`SnapshotRequest`] | [`SnapshotInfo`] |
 //! | `GET /v1/snapshots/{fs}` | | `[`[`SnapshotInfo`]`]` requests this daemon knows |
 //! | `GET /v1/snapshots/{fs}/{number}` | | [`SnapshotInfo`] |
@@ -58,7 +59,7 @@ pub enum Health {
 /// An instance of a file system on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceInfo {
-    /// `HANDLE` for a master, `HANDLE@NUMBER` for a slave.
+    /// `HANDLE` for a master, `HANDLE@NUMBER` for a slave, `HANDLE@latest` for one that follows.
     pub id: String,
     /// The file system.
     pub fs: Handle,
@@ -71,6 +72,9 @@ pub struct InstanceInfo {
     /// The slave's snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotNumber>,
+    /// Of a slave that follows: how far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub following: Option<FollowInfo>,
     /// Where it is mounted; `None` when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount_point: Option<PathBuf>,
@@ -137,6 +141,24 @@ pub struct Traffic {
     pub received_bytes: u64,
 }
 
+/// How far a slave that follows new snapshots is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowInfo {
+    /// It looks for a new one this often, in seconds.
+    pub interval: u64,
+    /// When it last saw what the bucket has, RFC 3339; `None` when it has not yet since the daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looked_at: Option<String>,
+    /// Snapshots that it knows to be newer than the one it shows: it is on its way, or cannot (see `problems`).
+    pub behind: u64,
+    /// When the latest of these was made, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_since: Option<String>,
+    /// Since when the bucket has not answered, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable_since: Option<String>,
+}
+
 /// Status of a daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DaemonStatus {
@@ -174,6 +196,9 @@ pub struct MountRequest {
     pub mount_point: PathBuf,
     /// As what.
     pub role: Role,
+    /// Of a slave: move to each new snapshot, and look for one every so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<u64>,
     /// Mount over a directory that is not empty.
     #[serde(default)]
     pub non_empty: bool,

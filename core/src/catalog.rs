@@ -8,6 +8,7 @@
 
 mod lineage;
 mod marks;
+mod nodes;
 mod promotion;
 mod publication;
 mod settings;
@@ -23,6 +24,7 @@ pub use marks::{
     Hold, delete_snapshot, deleted_snapshots, hold_snapshot, holds, is_deleted, may_be_deleted,
     release_snapshot,
 };
+pub use nodes::{node_sign, node_signs, write_node_sign};
 pub use promotion::{confirm_epoch, settle_base};
 pub use publication::{close_number, create_manifest, is_superseded};
 pub use settings::{change_settings, newer_settings, settings, settings_version};

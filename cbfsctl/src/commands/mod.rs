@@ -8,6 +8,7 @@ mod index;
 mod instance;
 mod log;
 mod mount;
+mod slave;
 mod snapshot;
 mod status;
 mod umount;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Instance(instance::InstanceCommand),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    #[command(subcommand)]
+    Slave(slave::SlaveCommand),
     Log(log::Args),
     #[command(subcommand)]
     Index(index::IndexCommand),
@@ -83,6 +86,7 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Umount(args) => umount::run(&args, context)?,
         Command::Instance(command) => instance::run(command, context)?,
         Command::Snapshot(command) => snapshot::run(command, context)?,
+        Command::Slave(command) => slave::run(command, context)?,
         Command::Log(args) => log::run(&args, context)?,
         Command::Index(command) => index::run(command, context)?,
         Command::Epoch(command) => epoch::run(command, context)?,

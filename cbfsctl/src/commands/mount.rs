@@ -9,8 +9,9 @@ use crate::quantities;
 use crate::target;
 use cbfs_core::api::{MountRequest, Role};
 use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
-use cbfs_core::{Error, ErrorKind};
+use cbfs_core::{Error, ErrorKind, schedule};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Mount a file system read-write, or a snapshot of it read-only.
 ///
@@ -20,7 +21,8 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cbfsctl mount home /mnt/home --bucket file:///srv/bucket\n  \
-    cbfsctl mount home@12 /mnt/then --slave\n  cbfsctl mount home@before-upgrade /mnt/then --slave"
+    cbfsctl mount home@12 /mnt/then --slave\n  cbfsctl mount home@before-upgrade /mnt/then --slave\n  \
+    cbfsctl mount home /mnt/now --slave --follow --poll-interval 1m"
 )]
 pub(crate) struct Args {
     /// The file system: TAG, UUID prefix or full handle; with a snapshot FS@12, FS@NAME or
@@ -33,6 +35,12 @@ pub(crate) struct Args {
     /// Mount a snapshot read-only (the latest when none is named).
     #[arg(long)]
     slave: bool,
+    /// Move on to each new snapshot as it becomes complete.
+    #[arg(long, requires = "slave")]
+    follow: bool,
+    /// With --follow: how often to look for a new snapshot (10s, 5m, 1h, ...); a look is one request.
+    #[arg(long, value_name = "TIME", requires = "follow", default_value = "10s", value_parser = poll_interval)]
+    poll_interval: Duration,
     /// Mount over a directory that is not empty.
     #[arg(long)]
     non_empty: bool,
@@ -76,7 +84,12 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         .unwrap_or(&request.mount_point);
     let how = match instance.role {
         Role::Master => format!("read-write, master of epoch {}", instance.epoch),
-        Role::Slave => "read-only".to_owned(),
+        Role::Slave => match (instance.snapshot, &instance.following) {
+            (Some(number), Some(_)) => {
+                format!("read-only, snapshot {number} and those that follow")
+            }
+            _ => "read-only".to_owned(),
+        },
     };
     context.output.message(format_args!(
         "{} is mounted on {} ({how})",
@@ -84,6 +97,14 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         printable(&dir.to_string_lossy())
     ));
     Ok(())
+}
+
+fn poll_interval(text: &str) -> Result<Duration, String> {
+    match schedule::parse_duration(text) {
+        Ok(interval) if interval.is_zero() => Err("at least 1s".to_owned()),
+        Ok(interval) => Ok(interval),
+        Err(e) => Err(format!("{e}: {}", e.hint_text().unwrap_or_default())),
+    }
 }
 
 /// 0 stands for no limit.
@@ -118,6 +139,7 @@ fn request(args: &Args) -> cbfs_core::Result<MountRequest> {
         snapshot: snapshot.map(|s| s.to_string()),
         mount_point: target::directory(&args.dir)?,
         role,
+        follow: args.follow.then_some(args.poll_interval.as_secs()),
         non_empty: args.non_empty,
         noatime: args.noatime,
         kvs_limit: args.kvs_limit,
@@ -157,7 +179,9 @@ mod tests {
         );
         let latest = requested("home /nonexistent --slave --noatime").unwrap();
         assert_eq!(latest.snapshot.as_deref(), Some("latest"));
-        assert!(latest.noatime && !latest.non_empty);
+        assert!(latest.noatime && !latest.non_empty && latest.follow.is_none());
+        let follower = requested("home /nonexistent --slave --follow --poll-interval 5m").unwrap();
+        assert_eq!(follower.follow, Some(300));
 
         let limits = ["10G", "none"].map(|limit| {
             let line = format!("home /nonexistent --kvs-limit {limit}");

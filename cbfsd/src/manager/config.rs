@@ -27,6 +27,9 @@ pub struct InstanceConfig {
     /// The slave's snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotNumber>,
+    /// The slave moves to each new snapshot, and looks for one every so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<u64>,
     /// Bytes per block, from the file system's config: a mount needs no bucket.
     pub block_size: u64,
     /// Nonce of the master's claim, stored before the claim is made.
@@ -47,9 +50,10 @@ pub struct InstanceConfig {
 }
 
 impl InstanceConfig {
-    /// `HANDLE` of a master, `HANDLE@NUMBER` of a slave.
+    /// `HANDLE` of a master, `HANDLE@NUMBER` of a slave, `HANDLE@latest` of one that follows.
     pub fn id(&self) -> String {
         match self.snapshot {
+            Some(_) if self.follow.is_some() => format!("{}@latest", self.fs),
             Some(number) => format!("{}@{number}", self.fs),
             None => self.fs.to_string(),
         }

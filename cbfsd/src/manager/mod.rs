@@ -6,20 +6,18 @@
 
 mod config;
 mod events;
+mod follower;
 mod health_watch;
 mod mounts;
+mod slave;
 mod traffic;
 
 pub use config::{InstanceConfig, node_id};
 pub use events::{EventHub, Told};
 
-use crate::instance::{Instance, MasterParams, Options, SlaveParams};
-use crate::kvs::Counters;
+use crate::instance::{Instance, MasterParams, Options};
 use crate::mounted::MountedInstance;
 use crate::snapshots::{ServiceParams, SnapshotService};
-use crate::tiering::proxy::ProxyCache;
-use crate::tiering::snapshot_stack::open_stack;
-use crate::tiering::tier_in::TierIn;
 use cbfs_core::api::{InstanceInfo, Role, SnapshotInfo};
 use cbfs_core::bucket::{Bucket, LazyBucket};
 use cbfs_core::clock::{Clock, Ids};
@@ -31,11 +29,12 @@ use cbfs_core::snapshot::SnapshotState;
 use cbfs_fuse::Session;
 use health_watch::HealthWatch;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// Memory for decompressed sections of a slave, in bytes.
 const SECTION_MEMORY: usize = 64 << 20;
@@ -50,6 +49,12 @@ pub struct Open {
     snapshots: Mutex<Option<Arc<SnapshotService>>>,
     bucket: Arc<LazyBucket>,
     session: Mutex<Option<Session>>,
+    /// Of a slave.
+    shown: Mutex<Option<slave::Shown>>,
+    /// Of a slave: snapshots it showed of which files are still open, and the objects they need.
+    former: Mutex<Vec<(Weak<Instance>, HashSet<String>)>>,
+    /// Of a slave that follows.
+    follower: Mutex<Option<Arc<follower::Follower>>>,
 }
 
 /// All instances of this node.
@@ -148,12 +153,7 @@ impl Manager {
         manifest: Option<Manifest>,
     ) -> Result<Arc<Open>> {
         let dir = self.instances_dir().join(config.id());
-        let options = Options {
-            noatime: config.noatime,
-            limit: config.kvs_limit,
-            ballast: config.ballast,
-            ..Options::from_environment()
-        };
+        let options = options_of(&config);
         let open = match config.role {
             Role::Master => self.open_master(config, &dir, options)?,
             Role::Slave => self.open_slave(config, &dir, options, manifest)?,
@@ -197,48 +197,31 @@ impl Manager {
         Ok(Open::new(config, dir, instance, Some(snapshots), bucket))
     }
 
-    fn open_slave(
-        &self,
-        config: InstanceConfig,
-        dir: &Path,
-        options: Options,
-        manifest: Option<Manifest>,
-    ) -> Result<Open> {
-        let manifest = match manifest {
-            Some(manifest) => manifest,
-            None => {
-                let path = dir.join("manifest.json");
-                let bytes =
-                    fs::read(&path).context(|| format!("{} could not be read", path.display()))?;
-                cbfs_core::format::parse(&path.display().to_string(), &bytes)?
-            }
-        };
-        let bucket = Arc::new(LazyBucket::new(config.bucket.clone(), true));
-        let proxy = Arc::new(ProxyCache::open(&dir.join("proxy"))?);
-        let stack = open_stack(&*bucket, &config.fs, &proxy, &manifest, config.block_size)?;
-        let stack = Arc::new(stack);
-        let tier_in = TierIn::new(
-            Arc::clone(&bucket) as Arc<dyn Bucket>,
-            config.fs.clone(),
-            proxy,
-            Arc::clone(&stack),
-            SECTION_MEMORY,
-        )?;
-        let instance = Instance::open_slave(SlaveParams {
-            id: config.id(),
-            dir: dir.to_owned(),
-            epoch: config.epoch,
-            stack,
-            tier_in: Arc::new(tier_in),
-            counters: Counters {
-                inodes: manifest.totals.inodes,
-                bytes: manifest.totals.logical_bytes,
-            },
-            options,
-            clock: Arc::clone(&self.clock),
-            inherited: None,
+    /// Follow new snapshots, if that is what a mounted slave is to do.
+    fn follow(self: &Arc<Self>, open: &Arc<Open>) -> Result<()> {
+        let interval = open.config.lock().follow.map(Duration::from_secs);
+        if let (Some(interval), true) = (interval, open.shown.lock().is_some()) {
+            let follower = follower::Follower::start(self, open, interval)?;
+            *open.follower.lock() = Some(follower);
+        }
+        Ok(())
+    }
+
+    /// Let a slave that follows look for a new snapshot now; answers once it shows the latest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for an unknown instance, [`ErrorKind::Conflict`] for one that does not follow; why the latest is not
+    /// shown.
+    pub fn refresh(&self, id: &str) -> Result<InstanceInfo> {
+        let open = self.open.lock().get(id).cloned();
+        let open = open.ok_or_else(|| unknown_instance(id))?;
+        let follower = open.follower.lock().clone();
+        let follower = follower.ok_or_else(|| {
+            Error::new(ErrorKind::Conflict, format!("{id} does not follow"))
+                .hint("a slave follows when it was mounted with --follow")
         })?;
-        Ok(Open::new(config, dir, instance, None, bucket))
+        follower.look_now()?;
+        Ok(open.info())
     }
 
     /// All instances, by id.
@@ -310,6 +293,7 @@ impl Manager {
             .into_values()
             .collect();
         for open in all {
+            open.stop_following();
             if let Some(snapshots) = open.snapshots() {
                 snapshots.stop();
             }
@@ -346,6 +330,17 @@ impl Open {
             snapshots: Mutex::new(snapshots),
             bucket,
             session: Mutex::default(),
+            shown: Mutex::default(),
+            former: Mutex::default(),
+            follower: Mutex::default(),
+        }
+    }
+
+    /// From now on a slave stays at the snapshot it shows.
+    fn stop_following(&self) {
+        let follower = self.follower.lock().take();
+        if let Some(follower) = follower {
+            follower.stop();
         }
     }
 
@@ -378,6 +373,7 @@ impl Open {
                 tables.last_cut,
             )
         };
+        let follower = self.follower.lock().clone();
         let last = snapshots.as_ref().and_then(|s| s.last_complete());
         let published = last.as_ref().map_or(cut, |m| m.xid.to);
         InstanceInfo {
@@ -387,6 +383,7 @@ impl Open {
             role: config.role,
             epoch: config.epoch,
             snapshot: config.snapshot,
+            following: follower.map(|f| f.info(config.snapshot)),
             mount_point: mounted,
             health,
             problems,
@@ -404,6 +401,15 @@ impl Open {
             proxy_bytes: traffic::directory_bytes(&self.dir.join("proxy")),
             traffic: traffic::of(instance.traffic(), self.bucket.counters()),
         }
+    }
+}
+
+fn options_of(config: &InstanceConfig) -> Options {
+    Options {
+        noatime: config.noatime,
+        limit: config.kvs_limit,
+        ballast: config.ballast,
+        ..Options::from_environment()
     }
 }
 

@@ -1,15 +1,14 @@
 //! Mounting and unmounting.
 
 use super::config::{InstanceConfig, host_name};
+use super::slave::store_manifest;
 use super::{Manager, Open};
 use crate::visible_snapshots::{Library, VisibleSnapshots};
 use cbfs_core::api::{InstanceInfo, MountRequest, Role, UmountRequest};
 use cbfs_core::bucket::{self, Bucket, BucketUrl, LazyBucket};
 use cbfs_core::catalog;
-use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::EpochClaim;
-use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{FsSelector, Handle, SnapshotSelector};
 use cbfs_core::ids::Epoch;
 use cbfs_fuse::{MountOptions, Session};
@@ -103,6 +102,7 @@ impl Manager {
             role: Role::Master,
             epoch: Epoch(1),
             snapshot: None,
+            follow: None,
             block_size: config.block_size,
             nonce: Some(self.ids.uuid().simple().to_string()),
             mount_point: None,
@@ -169,6 +169,7 @@ impl Manager {
             role: Role::Slave,
             epoch: manifest.epoch,
             snapshot: Some(manifest.number),
+            follow: request.follow.map(|interval| interval.max(1)),
             block_size: fs_config.block_size,
             nonce: None,
             mount_point: None,
@@ -274,6 +275,7 @@ impl Manager {
             self.settle_after_umount(open)?;
             return Err(Error::failed(describe()).hint("somebody unmounted it at once"));
         }
+        self.follow(open)?;
         self.tell(open);
         Ok(())
     }
@@ -346,6 +348,7 @@ impl Manager {
 
     /// A slave is nothing but its mount: its caches go with it.
     fn discard_slave(&self, open: &Arc<Open>) -> Result<()> {
+        open.stop_following();
         self.open.lock().remove(&open.id);
         self.events.forget(&open.id);
         open.instance().close()?;
@@ -469,14 +472,6 @@ fn not_mounted(target: &str) -> Error {
         format!("nothing of CBFS is mounted as {target}"),
     )
     .hint("see `cbfsctl instance list`")
-}
-
-fn store_manifest(dir: &Path, manifest: &Manifest) -> Result<()> {
-    let path = dir.join("manifest.json");
-    let bytes = cbfs_core::format::to_json(manifest)?;
-    durable_file::create_dir_all(dir)
-        .and_then(|()| durable_file::replace(&path, &bytes))
-        .context(|| format!("{} could not be written", path.display()))
 }
 
 /// A directory that is there, is no mount point and is empty.

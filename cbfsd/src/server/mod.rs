@@ -136,6 +136,7 @@ pub async fn serve(
         .route("/v1/instances/{id}", get(instance))
         .route("/v1/mounts", post(mount))
         .route("/v1/umounts", post(umount))
+        .route("/v1/slaves/{id}/refresh", post(refresh_slave))
         .route("/v1/snapshots", post(create_snapshot))
         .route("/v1/snapshots/{fs}", get(snapshot_list))
         .route("/v1/snapshots/{fs}/{number}", get(snapshot))
@@ -236,6 +237,18 @@ async fn umount(
         peer.may_change()?;
         let request: UmountRequest = body(&bytes)?;
         shared.manager.umount(&request)
+    };
+    Ok(Json(blocking(work).await?))
+}
+
+async fn refresh_slave(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+) -> Answer<InstanceInfo> {
+    let work = move || {
+        peer.may_change()?;
+        shared.manager.refresh(&id)
     };
     Ok(Json(blocking(work).await?))
 }

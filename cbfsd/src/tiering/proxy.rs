@@ -144,6 +144,26 @@ impl ProxyCache {
         })
     }
 
+    /// Remove all objects, and databases made from objects, but those of these keys. Who has a removed file open
+    /// reads on.
+    ///
+    /// # Errors
+    /// Those of the disk; some files are removed then, others not.
+    pub fn keep_only(&self, keys: &HashSet<String>) -> Result<()> {
+        let mut kept = HashSet::new();
+        for key in keys {
+            let path = self.path_of(key)?;
+            if let Some(database) = key.strip_suffix(COMPRESSED) {
+                let database = self.path_of(database)?;
+                kept.insert(made_path(&database));
+                kept.insert(database);
+            }
+            kept.insert(path);
+        }
+        let removed = remove_others(&self.dir, &self.dir.join(TMP), &kept);
+        removed.context(|| format!("{} could not be tidied", self.dir.display()))
+    }
+
     /// Whether the file at `path` is `object`. One that is not is removed.
     fn is_good(&self, path: &Path, object: &ObjectRef) -> Result<bool> {
         let Some(size) = size_of(path)? else {
@@ -246,6 +266,27 @@ impl ProxyCache {
         temporary.persist(path).map_err(|e| e.error)?;
         durable_file::sync_dir(folder)
     }
+}
+
+/// Remove files below `dir` and directories that become empty, but for `left_alone` and `kept`.
+fn remove_others(dir: &Path, left_alone: &Path, kept: &HashSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let path = entry.path();
+        if path == left_alone || kept.contains(&path) {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            remove_others(&path, left_alone, kept)?;
+            match fs::remove_dir(&path) {
+                Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => return Err(e),
+                _ => {}
+            }
+        } else {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn made_path(database: &Path) -> PathBuf {
@@ -462,6 +503,33 @@ mod tests {
             }
         }
         found
+    }
+
+    #[test]
+    fn what_is_not_needed_goes_and_can_be_fetched_again() {
+        let bucket = Watched::new();
+        let packed = |text: &[u8]| zstd::encode_all(text, 1).unwrap();
+        let objects = ["s/1/layer.sqlite.zst", "s/2/layer.sqlite.zst", "s/2/b.zst"]
+            .map(|key| bucket.store(key, &packed(key.as_bytes())));
+        let dir = tempfile::tempdir().unwrap();
+        let proxy = ProxyCache::open(dir.path()).unwrap();
+        let fetch = |i: usize| {
+            proxy
+                .fetch_decompressed(&bucket, &fs_handle(), &objects[i])
+                .unwrap()
+        };
+        let before: Vec<PathBuf> = (0..3).map(fetch).collect();
+        let keys = HashSet::from([objects[1].key.clone()]);
+        proxy.keep_only(&keys).unwrap();
+        let there: Vec<bool> = before.iter().map(|path| path.exists()).collect();
+        assert_eq!(there, [false, true, false]);
+        assert!(!dir.path().join("s/1").exists());
+        let reads = bucket.reads();
+        fetch(1);
+        assert_eq!(bucket.reads(), reads);
+        assert_eq!(fs::read(fetch(0)).unwrap(), b"s/1/layer.sqlite.zst");
+        proxy.keep_only(&HashSet::new()).unwrap();
+        assert!(files(dir.path()).is_empty());
     }
 
     #[test]

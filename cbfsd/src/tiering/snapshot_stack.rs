@@ -1,12 +1,14 @@
 //! From a manifest to the layer stack it names.
 
 use super::proxy::ProxyCache;
+use crate::mounted::Layers;
 use cbfs_core::bucket::Bucket;
 use cbfs_core::cloud_snapshot::{open_layers, stack_of};
 use cbfs_core::error::Result;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::Handle;
 use cbfs_core::layers::Stack;
+use std::sync::Arc;
 
 /// Fetch all layers of a snapshot into the proxy cache and open them as one stack, newest first.
 /// Blocks until they are there; what is there already costs no request.
@@ -25,6 +27,23 @@ pub fn open_stack(
         proxy.fetch_decompressed(bucket, fs, object)
     })?;
     Ok(stack_of(&layers, block_size))
+}
+
+/// The same, with the layers it consists of.
+pub fn open_snapshot(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    proxy: &ProxyCache,
+    manifest: &Manifest,
+    block_size: u64,
+) -> Result<Layers> {
+    let layers = open_layers(fs, manifest, |object| {
+        proxy.fetch_decompressed(bucket, fs, object)
+    })?;
+    Ok(Layers {
+        stack: Arc::new(stack_of(&layers, block_size)),
+        layers: layers.into(),
+    })
 }
 
 #[cfg(test)]

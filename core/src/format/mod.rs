@@ -8,6 +8,7 @@ pub mod keys;
 pub mod log;
 pub mod manifest;
 pub mod mark;
+pub mod node;
 pub mod settings;
 
 use crate::error::{Error, ErrorKind, Result};

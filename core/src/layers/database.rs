@@ -96,6 +96,12 @@ impl LayerDb {
         self.with(|conn| rows::meta(conn, key))
     }
 
+    /// Keys of the TOCs of all snapshots that its extents point at.
+    pub fn toc_keys(&self) -> Result<Vec<String>> {
+        let sql = "SELECT toc_key FROM source ORDER BY snapshot";
+        self.with(|conn| rows::all(conn, sql, [], |row| Ok(row.get(0)?)))
+    }
+
     /// A layer without a file, for tests.
     #[cfg(test)]
     pub(crate) fn in_memory() -> LayerDb {

@@ -216,6 +216,7 @@ fn mount_request(fs: &Handle, url: &BucketUrl, snapshot: Option<&SnapshotInfo>) 
         } else {
             Role::Master
         },
+        follow: None,
         non_empty: false,
         noatime: false,
         kvs_limit: None,

@@ -1,0 +1,57 @@
+//! Signs of life.
+
+use super::{get_document, promised};
+use crate::bucket::Bucket;
+use crate::error::{Error, Result};
+use crate::format::node::NodeSign;
+use crate::format::{self, keys};
+use crate::handle::Handle;
+
+/// Replace the sign of life of a node. One PUT.
+///
+/// # Errors
+/// Those of the bucket; [`crate::ErrorKind::Credentials`] when it may only be read.
+pub fn write_node_sign(bucket: &dyn Bucket, sign: &NodeSign) -> Result<()> {
+    let key = keys::absolute(&sign.fs, &keys::node(&sign.node))?;
+    bucket.replace(&key, &format::to_json(sign)?)?;
+    Ok(())
+}
+
+/// The last sign of life of a node; `None` when it left none. One GET.
+pub fn node_sign(bucket: &dyn Bucket, fs: &Handle, node: &str) -> Result<Option<NodeSign>> {
+    let key = keys::absolute(fs, &keys::node(node))?;
+    let Some(sign) = get_document::<NodeSign>(bucket, &key)? else {
+        return Ok(None);
+    };
+    promised(&key, sign.fs == *fs && sign.node == node, || {
+        format!("node {} of {}", sign.node, sign.fs)
+    })?;
+    Ok(Some(sign))
+}
+
+/// The signs of life of all nodes, by node; with why one cannot be read. One listing and a GET for each.
+///
+/// # Errors
+/// Those of the bucket.
+pub fn node_signs(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<(String, Result<NodeSign>)>> {
+    let prefix = format!("{fs}/nodes/");
+    let mut signs = Vec::new();
+    for object in bucket.list_dir(&prefix)? {
+        let name = object.key.as_str().strip_prefix(&prefix);
+        let Some(node) = name.and_then(|name| name.strip_suffix(".json")) else {
+            continue;
+        };
+        match node_sign(bucket, fs, node) {
+            Ok(Some(sign)) => signs.push((node.to_owned(), Ok(sign))),
+            Ok(None) => {}
+            Err(e) if is_of_the_object(&e) => signs.push((node.to_owned(), Err(e))),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(signs)
+}
+
+fn is_of_the_object(e: &Error) -> bool {
+    use crate::error::ErrorKind::{Damage, FormatTooNew};
+    matches!(e.kind(), Damage | FormatTooNew)
+}
