@@ -65,7 +65,7 @@ pub(crate) fn fusermount() -> Option<std::path::PathBuf> {
     let mut dirs = std::env::split_paths(&path).collect::<Vec<_>>();
     dirs.extend(["/usr/bin", "/bin"].map(Into::into));
     dirs.iter()
-        .flat_map(|dir| ["fusermount3", "fusermount"].map(|name| dir.join(name)))
+        .map(|dir| dir.join("fusermount3"))
         .find(|file| file.is_file())
 }
 

@@ -8,12 +8,15 @@
 mod bucket_option;
 mod cli;
 mod commands;
+mod completion;
 mod confirmation;
 mod daemon_process;
 mod error_report;
 mod fuse_preflight;
 mod interrupt;
 mod log_text;
+mod manual;
+mod mount_helper;
 mod output;
 mod path_text;
 mod progress;
@@ -39,18 +42,28 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// (`cbfsctl … | head`) is no error: the command ends quietly.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(code) = completion::answer(&args) {
+        return code;
+    }
+    if commands::is_called_as_daemon(&args) {
+        return commands::run_daemon(&args);
+    }
+    if mount_helper::is_called(&args) {
+        return mount_helper::run(&args);
+    }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(refusal) => return error_report::usage(&refusal, &args),
     };
-    let output = Output::standard(cli.global.json, cli.global.quiet);
-    let mut context = match commands::Context::new(output, &cli.global) {
-        Ok(context) => context,
-        Err((mut output, error)) => {
-            output.error(&error);
-            return ExitCode::from(error.kind().exit_code());
-        }
-    };
+    let mut output = Output::standard(cli.global.json, cli.global.quiet);
+    // What `doctor` finds wrong with the settings is one of its findings.
+    if let Err(error) = cbfs_core::configuration::load()
+        && !cli.command.looks_at_settings()
+    {
+        output.error(&error);
+        return ExitCode::from(error.kind().exit_code());
+    }
+    let mut context = commands::Context::new(output, &cli.global);
     match commands::run(cli.command, &mut context) {
         Ok(code) => code,
         Err(Stop::ClosedPipe) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 //! asked. No command prints in any other way, so that a closed pipe ends it quietly.
 
 use crate::error_report;
+use crate::table::Table;
 use cbfs_core::Error;
 use cbfs_core::api::ErrorBody;
 use serde::Serialize;
@@ -84,6 +85,8 @@ pub(crate) struct Output {
     err: Box<dyn Write>,
     out_style: Style,
     err_style: Style,
+    /// Characters a line of the terminal has; `None` when stdout is none.
+    out_width: Option<usize>,
     err_is_terminal: bool,
     json: bool,
     quiet: bool,
@@ -95,6 +98,7 @@ impl Output {
         let (out, err) = (io::stdout(), io::stderr());
         Output {
             out_style: Style::of(out.is_terminal()),
+            out_width: terminal_width(&out),
             err_style: Style::of(err.is_terminal()),
             err_is_terminal: err.is_terminal(),
             out: Box::new(out),
@@ -113,6 +117,7 @@ impl Output {
             err,
             out_style,
             err_style,
+            out_width: None,
             err_is_terminal: false,
             json,
             quiet: false,
@@ -143,6 +148,14 @@ impl Output {
     /// A line (or several, joined by newlines) of data on stdout.
     pub(crate) fn line(&mut self, text: impl Display) -> Outcome {
         written(writeln!(self.out, "{text}"))
+    }
+
+    /// A table on stdout, as wide as the terminal is.
+    pub(crate) fn table(&mut self, table: &Table) -> Outcome {
+        match self.out_width {
+            Some(columns) => self.line(table.render_within(columns)),
+            None => self.line(table.render()),
+        }
     }
 
     /// One JSON document on stdout, for people to read too.
@@ -196,6 +209,12 @@ impl Output {
     fn complain(&mut self, text: impl Display) {
         let _ = writeln!(self.err, "{text}");
     }
+}
+
+/// The width of the terminal that a stream goes to; `None` when it goes elsewhere, or the terminal does not tell.
+fn terminal_width(out: &io::Stdout) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(out).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// A failed write to stdout as the end of the command.

@@ -156,7 +156,7 @@ fn tell_transitions(
 /// A line of the status log as a line of text; `None` for mere progress.
 fn transition(line: &StatusLine) -> Option<String> {
     let what = match &line.event {
-        StatusEvent::Requested { .. } => "queued".to_owned(),
+        StatusEvent::Requested { .. } => "requested".to_owned(),
         StatusEvent::State { state } => state.name().to_owned(),
         StatusEvent::Retry {
             what,

@@ -5,11 +5,12 @@ use crate::failpoints;
 use crate::manager::Manager;
 use crate::reload;
 use crate::server;
+use crate::service_manager::{self, Lengthy, Watchdog};
 use cbfs_core::clock::{Clock, System};
 use cbfs_core::configuration::{self, LogSettings};
 use cbfs_core::environment;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::DirBuilderExt;
@@ -23,8 +24,16 @@ use tokio::sync::Notify;
 ///
 /// Environment: CBFS_CONFIG names its settings (cbfsd.toml); CBFS_STATE_DIR and CBFS_SOCKET as for cbfsctl;
 /// CBFS_LOG filters the log (info, debug, cbfsd=trace, …); AWS_* for S3 buckets. SIGHUP reads the settings anew.
+///
+/// SIGTERM and SIGINT stop it in order: mounts end (and come back with the next start), snapshots under way
+/// stop at a point from which they go on, rows in memory are written out. What it waits for is in the log and
+/// in `systemctl status`. Nothing that was acknowledged is lost, also when it is killed.
 #[derive(Debug, Parser)]
-#[command(name = "cbfsd", version)]
+#[command(
+    name = "cbfsd",
+    version,
+    after_help = "Example:\n  cbfsd --state-dir /var/lib/cbfs --log-json"
+)]
 struct Args {
     /// State directory.
     #[arg(long, value_name = "DIR")]
@@ -35,6 +44,11 @@ struct Args {
     /// Log as JSON lines.
     #[arg(long)]
     log_json: bool,
+}
+
+/// The daemon's command line, for its man page.
+pub fn command() -> clap::Command {
+    Args::command()
 }
 
 /// Run the daemon; `words` is the command line with the program's name first. Returns when the daemon
@@ -90,11 +104,15 @@ fn run(args: &Args) -> Result<()> {
     let started_at = clock.now().to_rfc3339();
     let manager = Manager::new(&state_dir, clock, Arc::new(System))?;
     // Mounts first: when the socket answers, they are back.
+    let starting = Lengthy::starting("opening the instances and bringing their mounts back");
     manager.restore()?;
+    drop(starting);
     let shutdown = Arc::new(Notify::new());
     let served = runtime.block_on(async {
         let listener = server::bind(&socket)?;
         tracing::info!(socket = %socket.display(), state_dir = %state_dir.display(), "ready");
+        service_manager::ready(&manager.in_words());
+        let watchdog = Watchdog::start(&socket)?;
         let on_signal = Arc::clone(&shutdown);
         let mut terminate =
             signal(SignalKind::terminate()).context(|| "no signal handler".into())?;
@@ -120,15 +138,19 @@ fn run(args: &Args) -> Result<()> {
             started_at,
             Arc::clone(&shutdown),
         );
-        serving.await.context(|| "the API server failed".into())
+        let served = serving.await.context(|| "the API server failed".into());
+        // It asks the API, which is no more; on a thread of its own, which may be asking just now.
+        runtime.spawn_blocking(|| drop(watchdog));
+        served
     });
-    tracing::info!("stopping");
-    manager.close();
+    let stopping = Lengthy::stopping("stopping");
+    manager.close(&|what| stopping.doing(what));
     // Event streams that are still open must not hold the end up.
     runtime.shutdown_background();
     if let Err(e) = fs::remove_file(&socket) {
         tracing::debug!("the socket stays: {e}");
     }
+    drop(stopping);
     tracing::info!("stopped");
     served
 }

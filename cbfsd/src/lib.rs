@@ -13,6 +13,7 @@ pub mod manager;
 pub mod mounted;
 mod reload;
 pub mod server;
+pub mod service_manager;
 pub mod snapshots;
 pub mod space;
 pub mod tiering;

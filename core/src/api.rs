@@ -90,6 +90,9 @@ pub struct InstanceInfo {
     /// The last complete snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_snapshot: Option<SnapshotNumber>,
+    /// When that one was made, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_snapshot_at: Option<String>,
     /// When the next periodic snapshot is due, RFC 3339; `None` without a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_periodic: Option<String>,

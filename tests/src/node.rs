@@ -92,7 +92,11 @@ impl Node {
 
     /// `cbfsctl` for this node, without anything of this machine's environment.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(cbfsctl());
+        self.environment_of(Command::new(cbfsctl()))
+    }
+
+    /// A program with the environment of this node's `cbfsctl`.
+    pub fn environment_of(&self, mut command: Command) -> Command {
         for variable in [
             "CBFS_BUCKET",
             "CBFS_CONFIG",

@@ -1,7 +1,9 @@
 //! The subcommands, one file each.
 
 mod bucket;
+mod daemon;
 mod demo;
+mod doctor;
 mod epoch;
 mod fs;
 mod index;
@@ -13,6 +15,8 @@ mod snapshot;
 mod status;
 mod umount;
 mod util;
+
+pub(crate) use util::{daemon_command, is_called_as_daemon, run_daemon};
 
 use crate::cli::GlobalOptions;
 use crate::client::DaemonClient;
@@ -43,9 +47,19 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Bucket(bucket::BucketCommand),
     Status(status::Args),
+    Doctor(doctor::Args),
+    #[command(subcommand)]
+    Daemon(daemon::DaemonCommand),
     Demo(demo::Args),
     #[command(subcommand, hide = true)]
     Util(util::UtilCommand),
+}
+
+impl Command {
+    /// Whether it says itself what is wrong with the settings.
+    pub(crate) fn looks_at_settings(&self) -> bool {
+        matches!(self, Command::Doctor(_))
+    }
 }
 
 /// What a command works with.
@@ -57,19 +71,10 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// From the global options, the environment and `cbfsd.toml`.
-    ///
-    /// # Errors
-    /// When `cbfsd.toml` cannot be read or understood; the output is given back to tell it.
-    pub(crate) fn new(
-        output: Output,
-        global: &GlobalOptions,
-    ) -> std::result::Result<Context, (Output, cbfs_core::Error)> {
-        if let Err(e) = cbfs_core::configuration::load() {
-            return Err((output, e));
-        }
+    /// From the global options, the environment, and the settings that were loaded.
+    pub(crate) fn new(output: Output, global: &GlobalOptions) -> Context {
         let socket = global.socket.clone().unwrap_or_else(environment::socket);
-        Ok(Context { output, socket })
+        Context { output, socket }
     }
 
     /// A client of this node's daemon.
@@ -78,7 +83,7 @@ impl Context {
     }
 }
 
-/// Run `command`; the exit code is 0 unless it is the daemon itself.
+/// Run `command`; the exit code is 0 unless it is the daemon itself, or findings of `doctor`.
 pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> {
     match command {
         Command::Fs(command) => fs::run(command, context)?,
@@ -92,6 +97,8 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Epoch(command) => epoch::run(command, context)?,
         Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,
+        Command::Doctor(args) => return doctor::run(&args, context),
+        Command::Daemon(command) => daemon::run(command, context)?,
         Command::Demo(args) => demo::run(&args, context)?,
         Command::Util(command) => return util::run(command, context),
     }

@@ -33,7 +33,8 @@ pub(crate) fn run(_: &Args, context: &mut Context) -> Outcome {
     output.line(format_args!("state      {}", printable(&state_dir)))?;
     let table = instance_table(&status.instances);
     if !table.is_empty() {
-        output.line(format_args!("\n{}", table.render()))?;
+        output.line("")?;
+        output.table(&table)?;
     }
     for line in problem_lines(&status.instances) {
         output.line(line)?;

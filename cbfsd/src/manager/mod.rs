@@ -284,19 +284,31 @@ impl Manager {
         all.filter(|s| !ended.contains(&s.state)).collect()
     }
 
-    /// End everything: mounts go (and come back with the next daemon), rows are written out.
-    pub fn close(&self) {
+    /// How many instances and mounts there are, for people.
+    pub fn in_words(&self) -> String {
+        let instances = self.instances();
+        let mounted = instances.iter().filter(|i| i.mount_point.is_some());
+        format!("{} instances, {} mounted", instances.len(), mounted.count())
+    }
+
+    /// End everything: mounts go (and come back with the next daemon), rows are written out. `doing` is told
+    /// what is waited for.
+    pub fn close(&self, doing: &dyn Fn(&str)) {
         self.stopping.store(true, Ordering::SeqCst);
         self.health.stop();
         let _one = self.changing.lock();
         let all: Vec<Arc<Open>> = std::mem::take(&mut *self.open.lock())
             .into_values()
             .collect();
-        for open in all {
+        for (at, open) in all.iter().enumerate() {
+            let id = &open.id;
+            let place = format!("{} of {}", at + 1, all.len());
             open.stop_following();
             if let Some(snapshots) = open.snapshots() {
+                doing(&format!("stopping the snapshots of {id} ({place})"));
                 snapshots.stop();
             }
+            doing(&format!("unmounting and writing out {id} ({place})"));
             let session = open.session.lock().take();
             if let Some(session) = session
                 && let Err(e) = session.unmount(false).or_else(|_| session.unmount(true))
@@ -389,7 +401,8 @@ impl Open {
             problems,
             xid,
             durable_xid: instance.synced_xid(),
-            last_snapshot: last.map(|m| m.number),
+            last_snapshot: last.as_ref().map(|m| m.number),
+            last_snapshot_at: last.map(|m| m.created_at),
             next_periodic: snapshots.as_ref().and_then(|s| s.next_periodic()),
             unpublished: xid.0.saturating_sub(published.0),
             inodes: counters.inodes,

@@ -3,6 +3,7 @@
 //!
 //! Handlers that touch the disk or the bucket run on tokio's blocking threads.
 
+mod bucket_metrics;
 mod change_log;
 mod events;
 mod metrics;

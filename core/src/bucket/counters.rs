@@ -147,6 +147,8 @@ pub struct Counters {
     kinds: [Cells; RequestKind::ALL.len()],
     retries: AtomicU64,
     wire: Mutex<WireLog>,
+    /// Where all of it is counted too.
+    whole: Option<Arc<Counters>>,
 }
 
 /// The counts of one kind.
@@ -183,6 +185,19 @@ impl CountedRequests {
 }
 
 impl Counters {
+    /// Counters of a part: what they count is counted in `whole` too.
+    pub fn part_of(whole: Arc<Counters>) -> Arc<Counters> {
+        Arc::new(Counters {
+            whole: Some(whole),
+            ..Counters::default()
+        })
+    }
+
+    /// These, and what they are part of.
+    fn chain(&self) -> impl Iterator<Item = &Counters> {
+        std::iter::successors(Some(self), |counters| counters.whole.as_deref())
+    }
+
     /// The counts, in the order of [`RequestKind::ALL`].
     pub fn counts(&self) -> Vec<CountedRequests> {
         let counts = RequestKind::ALL
@@ -208,7 +223,9 @@ impl Counters {
     }
 
     pub(super) fn count_retry(&self) {
-        self.retries.fetch_add(1, Ordering::Relaxed);
+        for counters in self.chain() {
+            counters.retries.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// A request went out that stores charge as a write, with so many bytes of an object.
@@ -237,9 +254,11 @@ impl Counters {
     }
 
     fn note_wire(&self, more: Wire) {
-        let mut wire = self.wire.lock();
-        let minute = wire.minute();
-        wire.add(minute, more);
+        for counters in self.chain() {
+            let mut wire = counters.wire.lock();
+            let minute = wire.minute();
+            wire.add(minute, more);
+        }
     }
 
     /// Requests on the wire since the start.
@@ -264,20 +283,22 @@ impl Counters {
         let add = |cell: &AtomicU64, n| {
             cell.fetch_add(n, Ordering::Relaxed);
         };
-        let cells = &self.kinds[kind as usize];
-        add(&cells.requests, 1);
         let took = start.elapsed();
-        add(
-            &cells.nanos,
-            u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
-        );
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let seconds = took.as_secs_f64();
         let within = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound);
-        add(&cells.latencies[within.unwrap_or(LATENCY_BOUNDS.len())], 1);
-        match &answer {
-            Ok(value) => add(&cells.bytes, bytes(value)),
-            Err(BucketError::NotFound { .. } | BucketError::AlreadyExists { .. }) => {}
-            Err(_) => add(&cells.failures, 1),
+        let (bytes, failures) = match &answer {
+            Ok(value) => (bytes(value), 0),
+            Err(BucketError::NotFound { .. } | BucketError::AlreadyExists { .. }) => (0, 0),
+            Err(_) => (0, 1),
+        };
+        for counters in self.chain() {
+            let cells = &counters.kinds[kind as usize];
+            add(&cells.requests, 1);
+            add(&cells.nanos, nanos);
+            add(&cells.latencies[within.unwrap_or(LATENCY_BOUNDS.len())], 1);
+            add(&cells.bytes, bytes);
+            add(&cells.failures, failures);
         }
         answer
     }

@@ -25,14 +25,14 @@ impl LazyBucket {
     /// A bucket at `url`; nothing is asked of it yet.
     pub fn new(url: BucketUrl, read_only: bool) -> LazyBucket {
         LazyBucket {
-            counters: counters_of(&url),
+            counters: Counters::part_of(counters_of(&url)),
             url,
             read_only,
             open: Mutex::default(),
         }
     }
 
-    /// What this process has asked of it so far.
+    /// What was asked of it so far, through this one.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

@@ -79,6 +79,8 @@ pub enum LogFormat {
     Text,
     /// JSON lines.
     Json,
+    /// systemd's journal, each field of an event as one of its own. By itself when stderr is connected to it.
+    Journald,
 }
 
 /// The file as it is written.

@@ -45,5 +45,5 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             to_the_second(&claim.claimed_at),
         ]);
     }
-    context.output.line(table.render())
+    context.output.table(&table)
 }

@@ -65,5 +65,5 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             master.as_ref().map(|m| m.host.clone()).unwrap_or_default(),
         ]);
     }
-    context.output.line(table.render())
+    context.output.table(&table)
 }

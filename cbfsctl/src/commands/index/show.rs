@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             of.object.key.clone(),
         ]);
     }
-    output.line(layers.render())?;
+    output.table(&layers)?;
     if shown.summary.tocs.is_empty() {
         return Ok(());
     }
@@ -111,5 +111,5 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         ]);
     }
     output.line("")?;
-    output.line(tocs.render())
+    output.table(&tocs)
 }

@@ -23,7 +23,7 @@ pub(crate) fn run(_: &Args, context: &mut Context) -> Outcome {
             .message("no instances: `cbfsctl mount FS DIR` makes one");
         return Ok(());
     }
-    context.output.line(instance_table(&instances).render())?;
+    context.output.table(&instance_table(&instances))?;
     for line in problem_lines(&instances) {
         context.output.line(line)?;
     }

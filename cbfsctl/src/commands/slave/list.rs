@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             .message("no slaves: `cbfsctl mount FS DIR --slave` makes one");
         return Ok(());
     }
-    context.output.line(table(&slaves).render())?;
+    context.output.table(&table(&slaves))?;
     for slave in &slaves {
         for problem in &slave.problems {
             let id = printable(&slave.id);

@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     } else if records.is_empty() && unread.is_none() {
         output.message(format_args!("{} has no snapshots", located.fs));
     } else if !records.is_empty() {
-        output.line(record_table(&records).render())?;
+        output.table(&record_table(&records))?;
     }
     match unread {
         None => Ok(()),
