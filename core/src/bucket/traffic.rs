@@ -16,8 +16,10 @@ pub const AWS_PRICES: Prices = Prices {
     per_gib_out: 0.09,
 };
 
-static ALL: LazyLock<Mutex<BTreeMap<String, (BucketUrl, Arc<Counters>)>>> =
-    LazyLock::new(Mutex::default);
+/// By the URL's text.
+type Registry = BTreeMap<String, (BucketUrl, Arc<Counters>)>;
+
+static ALL: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
 
 /// The counters of a bucket in this process.
 pub fn counters_of(url: &BucketUrl) -> Arc<Counters> {
