@@ -338,6 +338,7 @@ pub struct ScheduleInfo {
 /// One event of `/v1/events`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)] // one at a time, and gone at once
 pub enum DaemonEvent {
     /// A snapshot request changed.
     Snapshot {

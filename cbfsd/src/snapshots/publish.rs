@@ -263,6 +263,7 @@ impl SnapshotService {
     pub(super) fn publish(self: &Arc<Self>, manifest: Manifest) -> Result<Manifest> {
         let number = manifest.number;
         self.check_epoch(number)?;
+        self.close_gap(number)?;
         reach(failpoints::SNAPSHOT_BEFORE_MANIFEST);
         let key = keys::absolute(&self.fs, &keys::manifest(number, manifest.epoch))?;
         let bytes = cbfs_core::format::to_sealed_json(&manifest)?;
@@ -286,6 +287,25 @@ impl SnapshotService {
         self.instance.set_problem("bucket", None);
         self.check_epoch(number)?;
         Ok(manifest)
+    }
+
+    /// Close the numbers between the last complete snapshot and this one: their requests failed or were cancelled.
+    /// Else a copy of this state directory could still publish one of them, beside the chain.
+    fn close_gap(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
+        let Some(parent) = self.last_complete() else {
+            return Ok(());
+        };
+        let epoch = self.instance.epoch();
+        for given_up in (parent.number.0 + 1..number.0).map(SnapshotNumber) {
+            let at = self.clock.now().to_rfc3339();
+            let other = catalog::close_number(&*self.bucket, &parent, given_up, epoch, &at)?;
+            if let Some(other) = other {
+                // A PUT of ours whose answer was lost, landed after the request was given up: its changes are in
+                // this snapshot too.
+                self.own(other)?;
+            }
+        }
+        Ok(())
     }
 
     /// Fence this instance when a later epoch exists. Waits for the bucket as uploads do.

@@ -610,3 +610,61 @@ fn settings_are_versions_that_keep_what_they_do_not_know() {
         ErrorKind::Damage
     );
 }
+
+#[test]
+fn a_number_that_was_given_up_is_closed_once_and_is_no_snapshot_to_be_seen() {
+    let w = World::new();
+    w.promote(1, None);
+    w.publish(1, 1, None);
+    let parent = load_manifest(&w.bucket, &w.fs, SnapshotNumber(1), Epoch(1)).unwrap();
+    let at = w.fixed.now().to_rfc3339();
+    let close = |number| close_number(&w.bucket, &parent, SnapshotNumber(number), Epoch(1), &at);
+    // Also by a copy of the state directory, or after a crash.
+    assert_eq!(close(2).unwrap(), None);
+    assert_eq!(close(2).unwrap(), None);
+    w.publish(3, 1, None);
+    assert_eq!(w.current(), [(1, 1), (3, 1)]);
+    let taken = close(3).unwrap().unwrap();
+    assert_eq!(taken.id(), id(3, 1));
+    let closed = load_manifest(&w.bucket, &w.fs, SnapshotNumber(2), Epoch(1)).unwrap();
+    assert_eq!(
+        (closed.layers, closed.parent),
+        (parent.layers.clone(), Some(id(1, 1)))
+    );
+    let late = create_manifest(
+        &w.bucket,
+        &Manifest {
+            number: SnapshotNumber(2),
+            ..parent.clone()
+        },
+    );
+    assert!(late.unwrap().is_some(), "the number is taken");
+}
+
+#[test]
+fn nothing_is_deleted_and_no_follower_moves_while_a_promotion_is_under_way() {
+    let w = World::new();
+    w.promote(1, None);
+    w.publish(1, 1, None);
+    w.publish(2, 1, None);
+    claim_epoch(&w.bucket, &w.fs, &w.claim(2, "b")).unwrap();
+    let refused = delete_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(latest_settled(&w.bucket, &w.fs).unwrap().is_none());
+    assert_eq!(
+        settle_base(&w.bucket, &w.fs, Epoch(2)).unwrap(),
+        Some(id(2, 1))
+    );
+    w.publish(3, 1, None); // by the old master: too late
+    assert_eq!(
+        settle_base(&w.bucket, &w.fs, Epoch(2)).unwrap(),
+        Some(id(2, 1))
+    );
+    confirm_epoch(&w.bucket, &w.fs, Epoch(2), "nonce-of-b").unwrap();
+    let stranger = confirm_epoch(&w.bucket, &w.fs, Epoch(2), "nonce-of-c").unwrap_err();
+    assert_eq!(stranger.kind(), ErrorKind::Conflict);
+    delete_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap();
+    let latest = latest_settled(&w.bucket, &w.fs).unwrap().unwrap();
+    assert_eq!(latest.id(), id(2, 1));
+    assert!(is_superseded(&w.bucket, &w.fs, Epoch(1)).unwrap());
+}
