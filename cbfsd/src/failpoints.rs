@@ -122,6 +122,23 @@ failpoints! {
     DESTROY_JOURNALED = "destroy.journaled";
     /// The uselessness of a backing file is durable; the file is still there.
     REAP_BEFORE_REMOVAL = "reap.before-removal";
+    /// A promotion is noted; its claim is not made.
+    PROMOTE_NOTED = "promote.noted";
+    /// The claim is in the bucket; this node has not noted that.
+    PROMOTE_CLAIMED = "promote.claimed";
+    /// It has; the base of the epoch is not settled.
+    PROMOTE_SEALED = "promote.sealed";
+    /// The base is in the bucket; nothing of it is here.
+    PROMOTE_BASED = "promote.based";
+    /// The base is noted here, with its layers; the instance has no config.
+    PROMOTE_FETCHED = "promote.fetched";
+    /// The instance has its config; the promotion is still noted, and the slave of before still has its own.
+    PROMOTE_CONFIGURED = "promote.configured";
+    /// Only the slave of before still has its config.
+    PROMOTE_FORGOTTEN = "promote.forgotten";
+    /// Of a promoted master: what is below of a block that is about to change is in the backing file; no record
+    /// says so.
+    BLOCK_BROUGHT = "block.brought";
 
     /// The log of a request is durable; nobody was answered.
     REQUEST_LOGGED = "snapshot.requested";

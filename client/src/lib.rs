@@ -2,8 +2,9 @@
 //! in [`cbfs_core::api`].
 
 use cbfs_core::api::{
-    DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ReloadInfo, ScheduleInfo,
-    SnapshotInfo, SnapshotRequest, UmountRequest,
+    DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, PromoteRequest,
+    PromotionInfo, ReloadInfo, RetireRequest, ScheduleInfo, SnapshotInfo, SnapshotRequest,
+    UmountRequest, UnpublishedInfo,
 };
 use cbfs_core::error::Context;
 use cbfs_core::ids::{SnapshotNumber, Xid};
@@ -72,6 +73,49 @@ impl DaemonClient {
         self.get("/v1/instances")
     }
 
+    /// `GET /v1/instances/{id}/unpublished`.
+    pub fn unpublished(&self, id: &str) -> Result<UnpublishedInfo> {
+        let path = format!("/v1/instances/{}/unpublished", segment(id));
+        decode(
+            &path,
+            &self.exchange(&Method::GET, &path, Vec::new(), None)?,
+        )
+    }
+
+    /// `GET /v1/instances/{id}/export`: the tar goes to `out` as it comes.
+    pub fn export_unpublished(&self, id: &str, out: &mut dyn std::io::Write) -> Result<()> {
+        let path = format!("/v1/instances/{}/export", segment(id));
+        self.runtime.block_on(async {
+            let sent = self.send(&Method::GET, &path, Vec::new(), None);
+            let (response, driver) = sent.await?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let answer = body.collect().await;
+                let answer = answer.map_err(|e| self.broken(&Method::GET, e))?;
+                return Err(refused(&Method::GET, &path, status, &answer.to_bytes()));
+            }
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|e| self.broken(&Method::GET, e))?;
+                let data = frame.data_ref().map_or(&[][..], |data| data);
+                out.write_all(data)
+                    .context(|| "the tar could not be written".to_owned())?;
+            }
+            driver.abort();
+            Ok(())
+        })
+    }
+
+    /// `POST /v1/instances/{id}/demote`; answers the slave that takes its mount.
+    pub fn demote(&self, id: &str, request: &RetireRequest) -> Result<Option<InstanceInfo>> {
+        self.post(&format!("/v1/instances/{}/demote", segment(id)), request)
+    }
+
+    /// `POST /v1/instances/{id}/delete`.
+    pub fn delete_instance(&self, id: &str, request: &RetireRequest) -> Result<InstanceInfo> {
+        self.post(&format!("/v1/instances/{}/delete", segment(id)), request)
+    }
+
     /// `POST /v1/mounts`; answers when the mount is usable.
     pub fn mount(&self, request: &MountRequest) -> Result<InstanceInfo> {
         self.post("/v1/mounts", request)
@@ -131,6 +175,11 @@ impl DaemonClient {
             .filter(|line| line.ends_with(b"\n") && !line.trim_ascii().is_empty())
             .map(|line| decode(&path, line))
             .collect()
+    }
+
+    /// `POST /v1/epochs/{fs}/promote`; answers when this node's master is open, or what would be done. `fs` may be a TAG.
+    pub fn promote(&self, fs: &str, request: &PromoteRequest) -> Result<PromotionInfo> {
+        self.post(&format!("/v1/epochs/{}/promote", segment(fs)), request)
     }
 
     /// `GET /v1/log/{fs}`: the change log from a transaction on, as far as the daemon still has it.

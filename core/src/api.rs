@@ -6,6 +6,10 @@
 //! | `GET /v1/status` | | [`DaemonStatus`] |
 //! | `GET /v1/instances` | | `[`[`InstanceInfo`]`]` |
 //! | `GET /v1/instances/{id}` | | [`InstanceInfo`] |
+//! | `GET /v1/instances/{id}/unpublished` | | [`UnpublishedInfo`] of a fenced master |
+//! | `GET /v1/instances/{id}/export` | | the same as a tar |
+//! | `POST /v1/instances/{id}/demote` | [`RetireRequest`] | [`InstanceInfo`] of the slave that takes its mount, or `null` |
+//! | `POST /v1/instances/{id}/delete` | [`RetireRequest`] | [`InstanceInfo`] as it was |
 //! | `POST /v1/mounts` | [`MountRequest`] | [`InstanceInfo`] |
 //! | `POST /v1/umounts` | [`UmountRequest`] | [`InstanceInfo`] |
 //! | `POST /v1/slaves/{id}/refresh` | | [`InstanceInfo`], once the follower has looked and moved |
@@ -17,6 +21,8 @@
 //! | `POST /v1/snapshots/{fs}/{number}/retry` | | [`SnapshotInfo`] |
 //! | `POST /v1/snapshots/{fs}/schedule` | | [`ScheduleInfo`]; the settings are read from the bucket anew |
 //! | `GET /v1/log/{fs}?from=XID` | | the master's change log from there on, as far as it is still local: JSON lines as in `log.jsonl.zst`; with `&follow=true` it goes on |
+//! | `POST /v1/epochs/{fs}/promote` | [`PromoteRequest`] | [`PromotionInfo`]; answers when this node's master is open (or, with `dry_run`, what would be done) |
+//! | `GET /v1/epochs/{fs}/promote` | | [`PromotionInfo`] of the promotion under way |
 //! | `GET /v1/events` | | server-sent events, data = [`DaemonEvent`]; notes have an id, and with a header `Last-Event-ID` (which may be empty) those after it that the daemon still has come first |
 //! | `POST /v1/reload` | | [`ReloadInfo`]; `cbfsd.toml` is read anew, as on SIGHUP |
 //! | `POST /v1/shutdown` | | `{}`; unmounts nothing: mounts come back with the next daemon |
@@ -26,6 +32,7 @@
 
 use crate::bucket::BucketTraffic;
 use crate::error::{Error, ErrorKind};
+use crate::format::epoch::{BaseSnapshot, EpochClaim};
 use crate::handle::Handle;
 use crate::ids::{Epoch, SnapshotNumber, Xid};
 use crate::snapshot::{FailureType, SnapshotKind, SnapshotState};
@@ -182,6 +189,91 @@ pub struct DaemonStatus {
     /// What this daemon has asked of buckets since it started.
     #[serde(default)]
     pub buckets: Vec<BucketTraffic>,
+    /// Promotions under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub promotions: Vec<PromotionInfo>,
+}
+
+/// What a fenced master has that no complete snapshot has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnpublishedInfo {
+    /// Names of files and directories that were created or changed.
+    pub changed: u64,
+    /// Names that were removed.
+    pub removed: u64,
+    /// The first hundred of them.
+    pub changed_paths: Vec<String>,
+    /// The first hundred of them.
+    pub removed_paths: Vec<String>,
+}
+
+/// Body of the requests that take an instance from a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetireRequest {
+    /// Give up what no complete snapshot has.
+    #[serde(default)]
+    pub discard: bool,
+}
+
+/// Body of `POST /v1/epochs/{fs}/promote`; `{fs}` may also be a TAG or a UUID prefix here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromoteRequest {
+    /// Where the file system lives; not needed when this node has an instance of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// The epoch of the master that is to be replaced: must be the latest.
+    pub previous_epoch: Epoch,
+    /// Only tell what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// How far a promotion is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PromotionStep {
+    /// Nothing was done.
+    Planned,
+    /// Noted on this node; the epoch may not be claimed yet. A restart of the daemon forgets it unless it is.
+    Noted,
+    /// The epoch is ours: the former master is fenced. It goes on by itself until this node is master.
+    Sealed,
+    /// This node has the master.
+    Master,
+}
+
+/// A promotion, planned, under way or done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromotionInfo {
+    /// The file system.
+    pub fs: Handle,
+    /// Where it lives.
+    pub bucket: String,
+    /// The epoch that this node gets.
+    pub epoch: Epoch,
+    /// How far it is.
+    pub step: PromotionStep,
+    /// Who held the epoch before; `None` once that does not matter any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<EpochClaim>,
+    /// The last that was heard of the former master, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sign: Option<String>,
+    /// It was heard of a moment ago.
+    #[serde(default)]
+    pub looks_alive: bool,
+    /// The snapshot that the new epoch starts from: of a plan the last one so far. `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseSnapshot>,
+    /// When that was made, RFC 3339: what the former master did after it is not in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_created_at: Option<String>,
+    /// The mount of a slave that turns read-write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_point: Option<PathBuf>,
+    /// Why the last try did not get further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Mount a file system or a snapshot of it.

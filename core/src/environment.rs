@@ -77,6 +77,25 @@ pub fn fuse_poll() -> Result<Duration> {
         })
 }
 
+/// Between two looks of a master at its epoch: `CBFS_EPOCH_CHECK`, in seconds (a fraction will do). `None` when it is not set.
+///
+/// # Errors
+/// Usage, when the variable is no such time, or longer than 30 s: a superseded master must notice by then.
+pub fn epoch_check() -> Result<Option<Duration>> {
+    let Some(text) = env::var_os("CBFS_EPOCH_CHECK").filter(|v| !v.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    let allowed = seconds.filter(|seconds: &f64| (0.01..=30.0).contains(seconds));
+    allowed
+        .map(Duration::from_secs_f64)
+        .map(Some)
+        .ok_or_else(|| {
+            let text = format!("CBFS_EPOCH_CHECK={} is no such time", text.display());
+            Error::new(ErrorKind::Usage, text).hint("seconds, 0.01 to 30")
+        })
+}
+
 /// Bytes that a running snapshot may have in the proxy cache: `CBFS_PROXY_LIMIT`, in bytes or with `K`, `M`, `G`
 /// or `T` (powers of 1024) behind the number, or `proxy_limit` of `cbfsd.toml`. By default 1 GiB.
 ///

@@ -7,7 +7,9 @@
 #![allow(clippy::expect_used)]
 
 mod careless;
+mod cluster;
 mod contract;
+mod faults;
 mod secrets;
 mod server;
 

@@ -1,8 +1,9 @@
 //! A SeaweedFS of a test's own: one process on free loopback ports, killed with the test.
 
 use cbfs_core::bucket::{Bucket, BucketUrl, S3Bucket};
+use cbfs_tests::fault_proxy::FaultProxy;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks whether it is up.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What SeaweedFS adds to a port to get that of its gRPC twin.
-const TWIN: u16 = 10_000;
+pub(super) const TWIN: u16 = 10_000;
 /// The bucket in it.
 const BUCKET: &str = "cbfs-tests";
 
@@ -27,7 +28,7 @@ pub(crate) struct Server {
 }
 
 /// The value of a variable that `tests/s3/run` sets.
-fn variable(name: &str) -> String {
+pub(super) fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: start this with tests/s3/run"))
 }
@@ -47,6 +48,37 @@ fn free_port() -> u16 {
     panic!("no free ports");
 }
 
+/// Ports that are free, with their twins.
+pub(super) fn free_ports(count: usize) -> Vec<u16> {
+    let mut ports: Vec<u16> = Vec::new();
+    while ports.len() < count {
+        let port = free_port();
+        if !ports.iter().any(|p| p.abs_diff(port) == TWIN || *p == port) {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+/// Who may do what: we everything, [`READER`] read.
+pub(super) fn write_identities(path: &Path) {
+    let identity = |name: &str, (key, secret): (&str, &str), actions: &[&str]| {
+        serde_json::json!({
+            "name": name, "credentials": [{"accessKey": key, "secretKey": secret}],
+            "actions": actions,
+        })
+    };
+    let (key, secret) = (
+        variable("AWS_ACCESS_KEY_ID"),
+        variable("AWS_SECRET_ACCESS_KEY"),
+    );
+    let identities = serde_json::json!({"identities": [
+        identity("admin", (&key, &secret), &["Admin", "Read", "Write", "List", "Tagging"]),
+        identity("reader", READER, &["Read", "List"]),
+    ]});
+    fs::write(path, identities.to_string()).expect("its config");
+}
+
 impl Server {
     /// Start one with nothing in it but an empty bucket.
     pub(crate) fn start() -> Server {
@@ -54,33 +86,10 @@ impl Server {
             .prefix("cbfs-s3-")
             .tempdir()
             .expect("a directory");
-        let identity = |name: &str, (key, secret): (&str, &str), actions: &[&str]| {
-            serde_json::json!({
-                "name": name, "credentials": [{"accessKey": key, "secretKey": secret}],
-                "actions": actions,
-            })
-        };
-        let (key, secret) = (
-            variable("AWS_ACCESS_KEY_ID"),
-            variable("AWS_SECRET_ACCESS_KEY"),
-        );
-        let identities = serde_json::json!({"identities": [
-            identity("admin", (&key, &secret), &["Admin", "Read", "Write", "List", "Tagging"]),
-            identity("reader", READER, &["Read", "List"]),
-        ]});
-        fs::write(dir.path().join("s3.json"), identities.to_string()).expect("its config");
+        write_identities(&dir.path().join("s3.json"));
         fs::create_dir(dir.path().join("data")).expect("its directory");
         // Ports stay the same over restarts: clients know them.
-        let mut ports = Vec::new();
-        while ports.len() < 5 {
-            let port = free_port();
-            if !ports
-                .iter()
-                .any(|p: &u16| p.abs_diff(port) == TWIN || *p == port)
-            {
-                ports.push(port);
-            }
-        }
+        let ports = free_ports(5);
         let mut server = Server {
             dir,
             ports,
@@ -148,6 +157,33 @@ impl Server {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+
+    /// `kill -STOP`: it answers nothing, and connections to it do not end.
+    pub(crate) fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// `kill -CONT`.
+    pub(crate) fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let process = self.process.as_ref().expect("it runs");
+        let pid = rustix::process::Pid::from_child(process);
+        rustix::process::kill_process(pid, signal).expect("its process");
+    }
+
+    /// Where its S3 endpoint listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports[3]))
+    }
+
+    /// The URL of a prefix in its bucket, reached through a proxy.
+    pub(crate) fn url_through(&self, proxy: &FaultProxy, prefix: &str) -> String {
+        let (own, other) = (self.address().to_string(), proxy.address().to_string());
+        self.url(prefix).replace(&own, &other)
     }
 
     /// The URL of a prefix in its bucket.

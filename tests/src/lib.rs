@@ -24,6 +24,7 @@
 mod bucket;
 pub mod contents;
 mod disk;
+pub mod fault_proxy;
 pub mod fingerprint;
 mod fuse;
 mod ledger;

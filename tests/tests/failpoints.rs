@@ -409,6 +409,9 @@ fn every_failpoint_has_a_round() {
     let mut have: BTreeSet<String> = rounds.iter().map(|(point, _)| name(point)).collect();
     have.extend(ELSEWHERE.map(str::to_owned));
     let wanted: BTreeSet<String> = ALL.iter().map(|p| p.name().to_owned()).collect();
+    // Those of promotion, and of masters on a snapshot, have theirs in `promotion/interrupted.rs`.
+    let elsewhere = |name: &String| name.starts_with("promote.") || name == "block.brought";
+    let wanted: BTreeSet<String> = wanted.into_iter().filter(|n| !elsewhere(n)).collect();
     assert_eq!(have, wanted);
 }
 

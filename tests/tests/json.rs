@@ -11,7 +11,22 @@ use std::fs;
 use std::path::Path;
 
 /// Commands that are in the document, and whose documents are checked elsewhere or need what is not here.
-const CHECKED_ELSEWHERE: [(&str, &str); 1] = [("cbfsctl demo", "tests/tests/cli.rs")];
+const CHECKED_ELSEWHERE: [(&str, &str); 5] = [
+    ("cbfsctl demo", "tests/tests/cli.rs"),
+    ("cbfsctl epoch promote", "tests/tests/promotion/takeover.rs"),
+    (
+        "cbfsctl instance export",
+        "tests/tests/promotion/fencing.rs",
+    ),
+    (
+        "cbfsctl instance demote",
+        "tests/tests/promotion/fencing.rs",
+    ),
+    (
+        "cbfsctl instance delete",
+        "tests/tests/promotion/fencing.rs",
+    ),
+];
 
 /// A type as the document writes it.
 #[derive(Debug, Clone, PartialEq)]

@@ -42,6 +42,18 @@ pub(crate) fn run(_: &Args, context: &mut Context) -> Outcome {
     for traffic in &status.buckets {
         output.line(traffic_line(traffic))?;
     }
+    for promotion in &status.promotions {
+        let why = promotion
+            .problem
+            .as_deref()
+            .unwrap_or("it goes on by itself");
+        output.line(format_args!(
+            "{}: this node is becoming master, in epoch {} ({})",
+            promotion.fs,
+            promotion.epoch,
+            printable(why)
+        ))?;
+    }
     if !status.snapshots.is_empty() {
         output.line("")?;
     }

@@ -4,7 +4,9 @@ use super::finding::{FindingKind, Place, Report};
 use crate::kvs::Committed;
 use crate::kvs::inspect::{Inspected, inspect, open_untouched};
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
+use cbfs_core::layers::Stack;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a KVS file consists of, as far as it is used here.
 const TABLES: [&str; 8] = [
@@ -14,6 +16,7 @@ const TABLES: [&str; 8] = [
 /// Look at each file, then at all as one; `None` when there is nothing to look at rows in.
 pub(super) fn check_files(
     dir: &Path,
+    base: Option<Arc<Stack>>,
     floor: Committed,
     block_size: u64,
     report: &mut Report,
@@ -48,7 +51,7 @@ pub(super) fn check_files(
     if !whole {
         return Ok(None);
     }
-    let inspected = match inspect(dir, floor, block_size) {
+    let inspected = match inspect(dir, base, floor, block_size) {
         Ok(inspected) => inspected,
         Err(e) if is_damage(&e) => {
             report.damage(FindingKind::KvsFileDamaged, told(&e), Place::file(dir));

@@ -17,15 +17,17 @@ mod tree;
 pub use finding::{Checked, Finding, FindingKind, Report, Severity};
 
 use crate::instance::lock_existing;
-use crate::kvs::Committed;
-use crate::manager::InstanceConfig;
+use crate::kvs::{Committed, Counters};
+use crate::manager::{self, InstanceConfig};
 use cbfs_core::api::Role;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::ids::Epoch;
+use cbfs_core::layers::{Layer, LayerDb, Stack};
 use finding::Place;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Bytes per block where the config that says it is damaged.
 const DEFAULT_BLOCK_SIZE: u64 = 1 << 20;
@@ -74,7 +76,13 @@ pub fn check(dir: &Path) -> Result<Report> {
         Role::Master => {
             let epoch = config.as_ref().map_or(Epoch(1), |c| c.epoch);
             let block_size = config.as_ref().map_or(DEFAULT_BLOCK_SIZE, |c| c.block_size);
-            check_master(dir, epoch, block_size, &mut report)?;
+            let base = match &config {
+                Some(config) => read_base(dir, config, &mut report)?,
+                None => Some(Base::default()),
+            };
+            if let Some(base) = base {
+                check_master(dir, (epoch, base), block_size, &mut report)?;
+            }
         }
     }
     Ok(report)
@@ -95,17 +103,56 @@ fn check_slave(dir: &Path, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn check_master(dir: &Path, epoch: Epoch, block_size: u64, report: &mut Report) -> Result<()> {
+/// What a promoted master stands on, as far as it is here.
+#[derive(Default)]
+struct Base {
+    /// Oldest first.
+    layers: Vec<Arc<LayerDb>>,
+    counters: Option<Counters>,
+}
+
+/// `None` when it cannot be read, which is in the report then.
+fn read_base(dir: &Path, config: &InstanceConfig, report: &mut Report) -> Result<Option<Base>> {
+    let Some(base) = config.base else {
+        return Ok(Some(Base::default()));
+    };
+    let read = manager::base::manifest(dir, base).and_then(|manifest| {
+        let layers = manager::base::layers_here(dir, &config.fs, &manifest)?;
+        let counters = Some(manager::base::counters(&manifest));
+        Ok(Base { layers, counters })
+    });
+    match read {
+        Ok(base) => Ok(Some(base)),
+        Err(e) => {
+            let text = format!("what this master stands on cannot be read: {e}");
+            let place = Place::file(&dir.join("base.json"));
+            report.damage(FindingKind::Manifest, text, place);
+            Ok(None)
+        }
+    }
+}
+
+fn check_master(
+    dir: &Path,
+    (epoch, base): (Epoch, Base),
+    block_size: u64,
+    report: &mut Report,
+) -> Result<()> {
     journal::check_segments(&dir.join("journal"), report)?;
     let requests = local::check_status_logs(dir, report)?;
-    let floor = Committed::floor_of(epoch);
-    let Some(inspected) = kvs::check_files(&dir.join("kvs"), floor, block_size, report)? else {
+    let floor = Committed::floor_of(epoch, base.counters);
+    let newest_first = base.layers.iter().rev();
+    let newest_first = newest_first.map(|layer| Arc::clone(layer) as Arc<dyn Layer>);
+    let stack =
+        (base.counters.is_some()).then(|| Arc::new(Stack::new(newest_first.collect(), block_size)));
+    let Some(inspected) = kvs::check_files(&dir.join("kvs"), stack, floor, block_size, report)?
+    else {
         return Ok(());
     };
     if !journal::replay(&inspected.kvs, &dir.join("journal"), floor.xid, report)? {
         return Ok(());
     }
-    let merged = match rows::Merged::read(&inspected.kvs, report) {
+    let merged = match rows::Merged::read(&base.layers, &inspected.kvs, report) {
         Ok(merged) => merged,
         Err(e) if e.kind() == ErrorKind::Damage => {
             let text = format!("a row cannot be read: {e}");

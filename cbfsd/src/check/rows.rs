@@ -6,10 +6,11 @@ use super::finding::{FindingKind, Place, Report};
 use crate::kvs::{Kvs, KvsFile};
 use cbfs_core::error::Result;
 use cbfs_core::ids::{Ino, Xid};
-use cbfs_core::layers::{rows, schema};
+use cbfs_core::layers::{LayerDb, rows, schema};
 use cbfs_core::names::{NAME_MAX, name_hash};
 use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 use std::path::Path;
+use std::sync::Arc;
 
 const TABLES: &str = "
 PRAGMA temp_store=FILE; PRAGMA cache_size=-32768; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;
@@ -23,6 +24,7 @@ CREATE TABLE backing(ino INTEGER PRIMARY KEY, file INTEGER);
 CREATE TABLE at_cut(ino INTEGER PRIMARY KEY, file INTEGER);
 CREATE TABLE pending(ino INTEGER PRIMARY KEY);
 CREATE TABLE gone(ino INTEGER PRIMARY KEY);
+CREATE TABLE below(ino INTEGER PRIMARY KEY);
 ";
 
 /// Questions go by inode too.
@@ -42,7 +44,7 @@ pub(super) struct Merged {
 
 impl Merged {
     /// Read all of it.
-    pub(super) fn read(kvs: &Kvs, report: &mut Report) -> Result<Merged> {
+    pub(super) fn read(below: &[Arc<LayerDb>], kvs: &Kvs, report: &mut Report) -> Result<Merged> {
         let conn = Connection::open("")?;
         conn.execute_batch(TABLES)?;
         conn.set_prepared_statement_cache_capacity(rows::STATEMENT_CACHE);
@@ -52,6 +54,9 @@ impl Merged {
             last_xid: Xid(0),
         };
         merged.conn.execute_batch("BEGIN")?;
+        for layer in below {
+            merged.add_layer(layer, report)?;
+        }
         let files = kvs.files();
         if let Some(main) = &files.main {
             merged.add_file(main, report)?;
@@ -84,6 +89,20 @@ impl Merged {
             self.add_contents(source)
         })?;
         self.remove_gone()
+    }
+
+    /// A layer below the KVS: its files may be without contents here.
+    fn add_layer(&mut self, layer: &LayerDb, report: &mut Report) -> Result<()> {
+        layer.with(|source| {
+            self.add_inodes(source)?;
+            self.add_dentries(source, layer.path(), report)?;
+            self.add_links_and_xattrs(source)
+        })?;
+        self.remove_gone()?;
+        self.conn.execute("DELETE FROM below", [])?;
+        self.conn
+            .execute("INSERT INTO below SELECT ino FROM inode", [])?;
+        Ok(())
     }
 
     fn add_inodes(&mut self, source: &Connection) -> Result<()> {
@@ -165,11 +184,8 @@ impl Merged {
 
     /// Everything of an inode beside its attributes and names.
     fn add_contents(&mut self, source: &Connection) -> Result<()> {
+        self.add_links_and_xattrs(source)?;
         let number = |row: &Row<'_>, at: usize| rows::column::<Option<i64>>(row, at);
-        let mut links = source.prepare("SELECT ino, length(target) FROM link")?;
-        each(&mut links, |row| {
-            self.put_length("link", number(row, 0)?, number(row, 1)?)
-        })?;
         let mut inline = source.prepare("SELECT ino, length(data) FROM inline")?;
         each(&mut inline, |row| {
             self.put_length("inline", number(row, 0)?, number(row, 1)?)
@@ -177,6 +193,14 @@ impl Merged {
         let mut backing = source.prepare("SELECT ino, nullif(file, 0) FROM backing")?;
         each(&mut backing, |row| {
             self.put_length("backing", number(row, 0)?, number(row, 1)?)
+        })
+    }
+
+    fn add_links_and_xattrs(&mut self, source: &Connection) -> Result<()> {
+        let number = |row: &Row<'_>, at: usize| rows::column::<Option<i64>>(row, at);
+        let mut links = source.prepare("SELECT ino, length(target) FROM link")?;
+        each(&mut links, |row| {
+            self.put_length("link", number(row, 0)?, number(row, 1)?)
         })?;
         let mut xattrs = source.prepare("SELECT ino, name, value IS NOT NULL, xid FROM xattr")?;
         each(&mut xattrs, |row| {

@@ -156,7 +156,8 @@ fn contents(merged: &Merged, report: &mut Report, sql: Sql<'_>) -> Result<()> {
         FindingKind::ContentsMissing,
         "SELECT i.ino FROM inode i LEFT JOIN inline c ON c.ino=i.ino \
          LEFT JOIN backing b ON b.ino=i.ino \
-         WHERE i.kind=FILE AND c.ino IS NULL AND b.ino IS NULL",
+         WHERE i.kind=FILE AND c.ino IS NULL AND b.ino IS NULL \
+         AND i.ino NOT IN (SELECT ino FROM below)",
         "is a file without contents",
     )?;
     tell(

@@ -8,7 +8,7 @@ use crate::kvs::Inode;
 use cbfs_core::ids::Ino;
 use cbfs_core::inode::{FileKind, InodeRow, Timestamp};
 use cbfs_core::names::NAME_MAX;
-use cbfs_fuse::{Attributes, Errno, FileSystemStatistics, OpResult, SetAttributes};
+use cbfs_fuse::{Attributes, Errno, FileSystemStatistics, OpResult, Patience, SetAttributes};
 
 /// Flags of setxattr(2).
 const XATTR_CREATE: u32 = 1;
@@ -26,6 +26,8 @@ impl Instance {
         let row = &inode.row;
         let blocks = match (row.kind, inode.file) {
             (FileKind::File, 0) => row.size.div_ceil(512),
+            // Some of it may be below: a program that takes few blocks for holes must read on.
+            (FileKind::File, _) if self.may_be_below(row.ino) => row.size.div_ceil(512),
             (FileKind::File, file) => {
                 use std::os::unix::fs::MetadataExt;
                 let open = self.backing.get(row.ino, file);
@@ -60,7 +62,12 @@ impl Instance {
         self.attributes(&inode)
     }
 
-    pub(super) fn op_setattr(&self, ino: Ino, change: &SetAttributes) -> OpResult<Attributes> {
+    pub(super) fn op_setattr(
+        &self,
+        patience: Patience,
+        ino: Ino,
+        change: &SetAttributes,
+    ) -> OpResult<Attributes> {
         let apply = |row: &mut InodeRow, now: Timestamp| {
             if let Some(mode) = change.mode {
                 row.mode = (mode & 0o7777) as u16;
@@ -75,7 +82,7 @@ impl Instance {
             row.ctime = change.ctime.map_or(now, Timestamp);
         };
         if let Some(size) = change.size {
-            let inode = self.op_truncate(ino, size, apply)?;
+            let inode = self.op_truncate(patience, ino, size, apply)?;
             if change.mode.is_none() {
                 return self.attributes(&inode);
             }

@@ -60,7 +60,12 @@ impl Instance {
             return Err(Errno::EIO);
         }
         self.wait_for_memory();
-        Ok(self.gate.read())
+        let gate = self.gate.read();
+        // The fence waits for those inside; who comes in after it must see it.
+        if self.is_fenced() {
+            return Err(Errno::EROFS);
+        }
+        Ok(gate)
     }
 
     /// Decide and do an operation on names and attributes. Answers its value and xid (the last xid

@@ -5,22 +5,23 @@
 //! without a record would be missing from the next snapshot; the other way round is harmless.
 
 use super::Instance;
+use super::below::{Absent, Below, Held};
 use super::commit::{Gate, Stop};
 use crate::data::data_ranges;
 use crate::failpoints::{self, reach};
 use crate::journal::Event;
 use crate::kvs::{INLINE_MAX, Inode};
 use crate::space::Space;
-use crate::tiering::seek::{seek_data, seek_hole};
-use crate::tiering::tier_in::BlockAnswer;
 use cbfs_core::error::{Error, Result};
 use cbfs_core::ids::{Ino, Xid};
 use cbfs_core::inode::{FileKind, InodeRow};
-use cbfs_fuse::{Errno, OpResult, Patience, Refusal};
+use cbfs_fuse::{Errno, OpResult, Patience};
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use serde_bytes::ByteBuf;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -66,74 +67,41 @@ impl Instance {
         offset: u64,
         size: u32,
     ) -> OpResult<Vec<u8>> {
-        let inode = {
+        let read = self.with_blocks(patience, |held| {
             let _stripe = self.stripe(ino).read();
             let inode = self.regular(ino)?;
             let end = inode.row.size.min(offset.saturating_add(size.into()));
             if offset >= end {
-                return Ok(Vec::new());
+                return Ok(None);
             }
             let mut bytes = vec![0; (end - offset) as usize];
-            self.fill(patience, &inode, offset, &mut bytes)?;
-            (inode, bytes)
+            self.fill(held, &inode, offset, &mut bytes)?;
+            Ok(Some((inode, bytes)))
+        })?;
+        let Some((inode, bytes)) = read else {
+            return Ok(Vec::new());
         };
-        let (inode, bytes) = inode;
         self.touch_atime(&inode.row);
         Ok(bytes)
     }
 
     /// Fill `bytes` (zeros so far) with the contents from `offset`, all of it within the file.
-    fn fill(
-        &self,
-        patience: Patience,
-        inode: &Inode,
-        offset: u64,
-        bytes: &mut [u8],
-    ) -> OpResult<()> {
+    fn fill(&self, held: &mut Held, inode: &Inode, offset: u64, bytes: &mut [u8]) -> OpResult<()> {
         let ino = inode.row.ino;
         if inode.file != 0 {
             let file = self.backing_file(inode)?;
-            return read_up_to(&file, bytes, offset)
-                .map_err(|e| self.io_refusal("a backing file could not be read", &e));
-        }
-        if let Some(content) = self.read(|tables| tables.inline(ino))? {
+            read_up_to(&file, bytes, offset)
+                .map_err(|e| self.io_refusal("a backing file could not be read", &e))?;
+        } else if let Some(content) = self.read(|tables| tables.inline(ino))? {
             let from = (offset as usize).min(content.len());
             let to = (from + bytes.len()).min(content.len());
             bytes[..to - from].copy_from_slice(&content[from..to]);
             return Ok(());
         }
-        self.fill_from_stack(patience, &inode.row, offset, bytes)
-    }
-
-    fn fill_from_stack(
-        &self,
-        patience: Patience,
-        row: &InodeRow,
-        offset: u64,
-        bytes: &mut [u8],
-    ) -> OpResult<()> {
-        let Some(tier_in) = &self.tier_in else {
-            return Ok(());
-        };
-        let block_size = self.kvs.block_size();
-        let mut done = 0;
-        while done < bytes.len() {
-            let at = offset + done as u64;
-            let (blk, within) = (at / block_size, (at % block_size) as usize);
-            let block_len = (row.size - blk * block_size).min(block_size) as usize;
-            let block = tier_in
-                .block(row.ino, blk, block_len, patience == Patience::MayWait)
-                .map_err(|e| self.eio(&e))?;
-            let BlockAnswer::Ready(block) = block else {
-                return Err(Refusal::MustWait);
-            };
-            let part = (block_len - within).min(bytes.len() - done);
-            if let Some(source) = block.get(within..within + part) {
-                bytes[done..done + part].copy_from_slice(source);
-            }
-            done += part;
+        match self.below(inode)? {
+            Some(below) => self.fill_from_below(held, inode, &below, offset, bytes),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Refresh the access time as relatime does: when it is not after the last change, or a day old.
@@ -167,35 +135,47 @@ impl Instance {
     }
 
     /// write(2).
-    pub(super) fn op_write(&self, ino: Ino, offset: u64, data: &[u8]) -> OpResult<()> {
+    pub(super) fn op_write(
+        &self,
+        patience: Patience,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+    ) -> OpResult<()> {
         let length = data.len() as u64;
         let end = offset.checked_add(length).filter(|e| *e <= i64::MAX as u64);
         let end = end.ok_or(Errno::EFBIG)?;
         if data.is_empty() {
             return Ok(());
         }
+        self.with_blocks(patience, |held| {
+            self.write_with(held, ino, (offset, end), data)
+        })
+    }
+
+    fn write_with(
+        &self,
+        held: &mut Held,
+        ino: Ino,
+        (offset, end): (u64, u64),
+        data: &[u8],
+    ) -> OpResult<()> {
+        let length = end - offset;
         let _stripe = self.stripe(ino).write();
         let inode = self.regular(ino)?;
         if inode.file == 0 && end.max(inode.row.size) <= INLINE_MAX {
-            let write = Event::Write {
-                ino,
-                offset,
-                length,
-                data: Some(ByteBuf::from(data)),
-            };
-            self.commit(|d| {
-                d.live(ino)?;
-                d.events.push(write.clone());
-                Ok(())
-            })?;
-            return Ok(());
+            return self.write_inline(held, &inode, offset, data);
         }
+        let below = self.below(&inode)?;
+        let absent = self.absent(held, &inode, below.as_deref(), (offset, end))?;
+        let (fresh, rest) = split(&absent, self.kvs.block_size(), (offset, end));
         let spilled = if inode.file == 0 {
             Some(self.prepare_spill(&inode)?)
         } else {
             None
         };
         if let Some(Spill { number, file, .. }) = &spilled {
+            self.bring(&inode, (*number, file), &absent)?;
             // Nothing refers to the fresh file yet: it is whole before the record that does.
             self.write_backing(file, data, offset)?;
             self.backing.mark_dirty(ino, *number);
@@ -203,6 +183,14 @@ impl Instance {
                 self.barrier.lock().insert((ino, *number));
             }
             reach(failpoints::SPILL_FILLED);
+        } else if !absent.is_empty() {
+            // The same goes for blocks that are not here yet.
+            let file = self.backing_file(&inode)?;
+            self.bring(&inode, (inode.file, &file), &absent)?;
+            for range in &fresh {
+                self.write_part(&file, data, offset, range)?;
+            }
+            self.backing.mark_dirty(ino, inode.file);
         }
         let gate = self.enter()?;
         let file = match &spilled {
@@ -229,6 +217,10 @@ impl Instance {
             });
             Ok(())
         })?;
+        if let Some(below) = &below {
+            let block_size = self.kvs.block_size();
+            self.now_here(below, offset / block_size..end.div_ceil(block_size));
+        }
         match spilled {
             Some(spill) => {
                 spill.keep();
@@ -236,14 +228,61 @@ impl Instance {
             }
             None => {
                 reach(failpoints::WRITE_JOURNALED);
-                if let Err(e) = self.write_backing(&file, data, offset) {
-                    self.restore_after_failed_write(&gate, &inode.row, &file);
-                    return Err(e);
+                for range in &rest {
+                    if let Err(e) = self.write_part(&file, data, offset, range) {
+                        self.restore_after_failed_write(&gate, &inode.row, &file);
+                        return Err(e);
+                    }
                 }
                 self.backing.mark_dirty(ino, inode.file);
             }
         }
         Ok(())
+    }
+
+    fn write_inline(
+        &self,
+        held: &mut Held,
+        inode: &Inode,
+        offset: u64,
+        data: &[u8],
+    ) -> OpResult<()> {
+        let ino = inode.row.ino;
+        let end = offset + data.len() as u64;
+        let covered = offset == 0 && end >= inode.row.size;
+        let (offset, data) = if self.is_only_below(inode)? && !covered {
+            // The record has all of the contents: there is nothing here that it could change.
+            let mut whole = vec![0; inode.row.size.max(end) as usize];
+            self.fill(held, inode, 0, &mut whole[..inode.row.size as usize])?;
+            whole[offset as usize..end as usize].copy_from_slice(data);
+            (0, whole)
+        } else {
+            (offset, data.to_vec())
+        };
+        let write = Event::Write {
+            ino,
+            offset,
+            length: data.len() as u64,
+            data: Some(ByteBuf::from(data)),
+        };
+        self.commit(|d| {
+            d.live(ino)?;
+            d.events.push(write.clone());
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Write the bytes `range` of the file, of which `data` has those from `offset` on.
+    fn write_part(
+        &self,
+        file: &File,
+        data: &[u8],
+        offset: u64,
+        range: &Range<u64>,
+    ) -> OpResult<()> {
+        let part = (range.start - offset) as usize..(range.end - offset) as usize;
+        self.write_backing(file, &data[part], range.start)
     }
 
     fn write_backing(&self, file: &File, data: &[u8], offset: u64) -> OpResult<()> {
@@ -370,6 +409,7 @@ impl Instance {
     /// truncate(2); the attributes that go with it are set by `attributes` in the same operation.
     pub(super) fn op_truncate(
         &self,
+        patience: Patience,
         ino: Ino,
         size: u64,
         attributes: impl Fn(&mut InodeRow, cbfs_core::inode::Timestamp),
@@ -377,10 +417,28 @@ impl Instance {
         if size > i64::MAX as u64 {
             return Err(Errno::EFBIG.into());
         }
+        self.with_blocks(patience, |held| {
+            self.truncate_with(held, ino, size, &attributes)
+        })
+    }
+
+    fn truncate_with(
+        &self,
+        held: &mut Held,
+        ino: Ino,
+        size: u64,
+        attributes: &impl Fn(&mut InodeRow, cbfs_core::inode::Timestamp),
+    ) -> OpResult<Inode> {
         let _stripe = self.stripe(ino).write();
         let inode = self.regular(ino)?;
         let before = inode.row.size;
-        let spilled = if inode.file == 0 && size > INLINE_MAX {
+        let below = self.below(&inode)?;
+        let only_below = self.is_only_below(&inode)?;
+        if inode.file != 0 && size > 0 && size < before {
+            self.bring_tail(held, &inode, below.as_deref(), size)?;
+        }
+        // What is only below stays there: the size alone cuts it.
+        let spilled = if inode.file == 0 && size > INLINE_MAX && !only_below {
             Some(self.prepare_spill(&inode)?)
         } else {
             None
@@ -422,6 +480,9 @@ impl Instance {
         if let Some(spill) = spilled {
             spill.keep();
         }
+        if let Some(below) = &below {
+            self.now_ends(below, size);
+        }
         if size == 0 && before > 0 {
             self.truncated.lock().insert(ino);
         }
@@ -438,9 +499,32 @@ impl Instance {
         Ok(after)
     }
 
+    /// Cut to `size`, the last block counts as changed: it must be here.
+    fn bring_tail(
+        &self,
+        held: &mut Held,
+        inode: &Inode,
+        below: Option<&Mutex<Below>>,
+        size: u64,
+    ) -> OpResult<()> {
+        let block_size = self.kvs.block_size();
+        let tail = size / block_size * block_size;
+        if tail == size {
+            return Ok(());
+        }
+        let range = (size, inode.row.size.min(tail.saturating_add(block_size)));
+        let absent = self.absent(held, inode, below, range)?;
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let file = self.backing_file(inode)?;
+        self.bring(inode, (inode.file, &file), &absent)
+    }
+
     /// fallocate(2).
     pub(super) fn op_fallocate(
         &self,
+        patience: Patience,
         ino: Ino,
         offset: u64,
         length: u64,
@@ -450,21 +534,29 @@ impl Instance {
         let end = end.ok_or(Errno::EFBIG)?;
         let keep = mode & KEEP_SIZE != 0;
         match mode & !KEEP_SIZE {
-            0 => self.allocate(ino, offset, end, keep),
-            PUNCH_HOLE if keep => self.zero(ino, offset, end, FallocateFlags::PUNCH_HOLE),
+            0 => self.allocate(patience, ino, (offset, end), keep),
+            PUNCH_HOLE if keep => {
+                self.zero(patience, ino, (offset, end), FallocateFlags::PUNCH_HOLE)
+            }
             ZERO_RANGE => {
                 if !keep && end > self.regular(ino)?.row.size {
-                    self.op_truncate(ino, end, |row, now| row.ctime = now)?;
+                    self.op_truncate(patience, ino, end, |row, now| row.ctime = now)?;
                 }
-                self.zero(ino, offset, end, FallocateFlags::ZERO_RANGE)
+                self.zero(patience, ino, (offset, end), FallocateFlags::ZERO_RANGE)
             }
             _ => Err(Errno::EOPNOTSUPP.into()),
         }
     }
 
-    fn allocate(&self, ino: Ino, offset: u64, end: u64, keep: bool) -> OpResult<()> {
+    fn allocate(
+        &self,
+        patience: Patience,
+        ino: Ino,
+        (offset, end): (u64, u64),
+        keep: bool,
+    ) -> OpResult<()> {
         if !keep && end > self.regular(ino)?.row.size {
-            self.op_truncate(ino, end, |row, now| {
+            self.op_truncate(patience, ino, end, |row, now| {
                 row.ctime = now;
                 row.mtime = now;
             })?;
@@ -483,35 +575,60 @@ impl Instance {
     }
 
     /// Make bytes `from..to` zero, as a hole or as allocated zeros.
-    fn zero(&self, ino: Ino, from: u64, to: u64, how: FallocateFlags) -> OpResult<()> {
+    fn zero(
+        &self,
+        patience: Patience,
+        ino: Ino,
+        range: (u64, u64),
+        how: FallocateFlags,
+    ) -> OpResult<()> {
+        self.with_blocks(patience, |held| self.zero_with(held, ino, range, how))
+    }
+
+    fn zero_with(
+        &self,
+        held: &mut Held,
+        ino: Ino,
+        (from, to): (u64, u64),
+        how: FallocateFlags,
+    ) -> OpResult<()> {
         let _stripe = self.stripe(ino).write();
         let inode = self.regular(ino)?;
         let to = to.min(inode.row.size);
         if from >= to {
             return Ok(());
         }
-        if inode.file == 0 {
-            let data = Some(ByteBuf::from(vec![0; (to - from) as usize]));
-            let write = Event::Write {
-                ino,
-                offset: from,
-                length: to - from,
-                data,
-            };
-            self.commit(|d| {
-                d.live(ino)?;
-                d.events.push(write.clone());
-                Ok(())
-            })?;
-            return Ok(());
+        if inode.file == 0 && inode.row.size <= INLINE_MAX {
+            return self.write_inline(held, &inode, from, &vec![0; (to - from) as usize]);
         }
+        let below = self.below(&inode)?;
+        let absent = self.absent_data(held, &inode, below.as_deref(), (from, to))?;
+        let spilled = if inode.file == 0 {
+            Some(self.prepare_spill(&inode)?)
+        } else {
+            None
+        };
+        let (number, file) = match &spilled {
+            Some(spill) => (spill.number, Arc::clone(&spill.file)),
+            None => (inode.file, self.backing_file(&inode)?),
+        };
+        self.bring(&inode, (number, &file), &absent)?;
         let gate = self.enter()?;
-        let file = self.backing_file(&inode)?;
         self.preserve(&inode, &file, from, to)?;
-        let ranges = data_ranges(&file, from, to)
+        let mut ranges = data_ranges(&file, from, to)
             .map_err(|e| self.io_refusal("a backing file could not be searched for data", &e))?;
+        let block_size = self.kvs.block_size();
+        let here: Vec<u64> = absent.iter().map(|a| a.blk).collect();
+        // What has data below is zero from now on, whether the backing file has anything there or not.
+        ranges.extend(here.iter().map(|blk| {
+            let start = blk * block_size;
+            (start.max(from), start.saturating_add(block_size).min(to))
+        }));
         self.commit_inside(&gate, |d| {
             let mut row = d.live(ino)?.row;
+            if let Some(spill) = &spilled {
+                d.events.push(spill.event());
+            }
             // Only where there was data: a huge hole in a sparse file costs nothing.
             let holes = ranges
                 .iter()
@@ -522,6 +639,15 @@ impl Instance {
             d.events.push(Event::InodeUpdate(row));
             Ok::<_, Stop>(())
         })?;
+        if let Some(spill) = spilled {
+            spill.keep();
+        }
+        if let Some(below) = &below {
+            let zeroed = ranges
+                .iter()
+                .flat_map(|(from, to)| from / block_size..to.div_ceil(block_size));
+            self.now_here(below, zeroed);
+        }
         reach(failpoints::HOLE_JOURNALED);
         let flags = how | FallocateFlags::KEEP_SIZE;
         let done =
@@ -531,7 +657,7 @@ impl Instance {
                     other => other.map_err(io::Error::from),
                 });
         done.map_err(|e| self.io_refusal("a hole could not be punched", &e))?;
-        self.backing.mark_dirty(ino, inode.file);
+        self.backing.mark_dirty(ino, number);
         Ok(())
     }
 
@@ -548,8 +674,13 @@ impl Instance {
             4 => false,
             _ => return Err(Errno::EINVAL.into()),
         };
+        let below = self.below(&inode)?;
         if inode.file != 0 {
             let file = self.backing_file(&inode)?;
+            if let Some(below) = &below {
+                let found = self.seek_mixed(&inode, &file, below, offset, data)?;
+                return found.ok_or(Errno::ENXIO.into());
+            }
             let at = if data {
                 SeekFrom::Data(offset)
             } else {
@@ -564,17 +695,14 @@ impl Instance {
                 Err(e) => Err(self.io_refusal("a backing file could not be searched", &e.into())),
             };
         }
-        let inline = self.read(|tables| tables.inline(ino))?.is_some();
-        match &self.kvs.files().base {
-            Some(base) if !inline => {
-                let found = if data {
-                    seek_data(base, ino, offset, size)
-                } else {
-                    seek_hole(base, ino, offset, size).map(Some)
-                };
-                found.map_err(|e| self.eio(&e))?.ok_or(Errno::ENXIO.into())
+        match &below {
+            Some(below) => {
+                let found = self.seek_below(&inode, below, offset, data)?;
+                found.ok_or(Errno::ENXIO.into())
             }
-            _ => Ok(if data { offset } else { size }),
+            None if self.is_only_below(&inode)? && data => Err(Errno::ENXIO.into()),
+            None if self.is_only_below(&inode)? => Ok(offset),
+            None => Ok(if data { offset } else { size }),
         }
     }
 
@@ -588,7 +716,7 @@ impl Instance {
     ) -> OpResult<u64> {
         let want = length.min(COPY_PIECE) as u32;
         let bytes = self.op_read(patience, from.0, from.1, want)?;
-        self.op_write(to.0, to.1, &bytes)?;
+        self.op_write(patience, to.0, to.1, &bytes)?;
         Ok(bytes.len() as u64)
     }
 }
@@ -622,6 +750,28 @@ impl Drop for Spill<'_> {
             self.instance.backing.discard(self.ino, self.number);
         }
     }
+}
+
+/// The parts of `from..to` in the absent blocks, and the others.
+fn split(
+    absent: &[Absent],
+    block_size: u64,
+    (from, to): (u64, u64),
+) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
+    let (mut fresh, mut rest, mut at) = (Vec::new(), Vec::new(), from);
+    for Absent { blk, .. } in absent {
+        let start = (blk * block_size).max(from);
+        let stop = (blk * block_size).saturating_add(block_size).min(to);
+        if at < start {
+            rest.push(at..start);
+        }
+        fresh.push(start..stop);
+        at = stop;
+    }
+    if at < to {
+        rest.push(at..to);
+    }
+    (fresh, rest)
 }
 
 /// Fill `bytes` from `offset`; past the end of the file they stay as they are.

@@ -46,12 +46,12 @@ impl FileSystem for Instance {
 
     fn setattr(
         &self,
-        _: Patience,
+        patience: Patience,
         _: Caller,
         ino: u64,
         change: &SetAttributes,
     ) -> OpResult<Attributes> {
-        let set = || self.op_setattr(Ino(ino), change);
+        let set = || self.op_setattr(patience, Ino(ino), change);
         match change.size.and_then(|s| self.resize_cost(Ino(ino), s)) {
             Some(cost) => self.taking(cost, set),
             None => self.freeing(set),
@@ -157,10 +157,10 @@ impl FileSystem for Instance {
         answer
     }
 
-    fn write(&self, _: Patience, ino: u64, offset: u64, data: &[u8]) -> OpResult<()> {
+    fn write(&self, patience: Patience, ino: u64, offset: u64, data: &[u8]) -> OpResult<()> {
         let length = data.len() as u64;
         let cost = write_cost(length, offset.saturating_add(length));
-        let answer = self.taking(cost, || self.op_write(Ino(ino), offset, data));
+        let answer = self.taking(cost, || self.op_write(patience, Ino(ino), offset, data));
         if answer.is_ok() {
             self.traffic.written(length);
         }
@@ -214,13 +214,13 @@ impl FileSystem for Instance {
 
     fn fallocate(
         &self,
-        _: Patience,
+        patience: Patience,
         ino: u64,
         offset: u64,
         length: u64,
         mode: u32,
     ) -> OpResult<()> {
-        let allocate = || self.op_fallocate(Ino(ino), offset, length, mode);
+        let allocate = || self.op_fallocate(patience, Ino(ino), offset, length, mode);
         if takes_space(mode) {
             self.taking(self.allocation_cost(Ino(ino), offset, length), allocate)
         } else {

@@ -4,8 +4,10 @@
 
 mod acl;
 mod attributes;
+mod below;
 mod commit;
 mod contents;
+mod fence;
 mod filesystem;
 mod listing;
 mod lookups;
@@ -15,12 +17,14 @@ pub(crate) mod replay;
 mod room;
 mod snapshot_source;
 mod traffic;
+mod unpublished;
 mod workers;
 
 pub use lookups::Lookups;
 pub(crate) use open::lock_existing;
-pub use open::{Inherited, MasterParams, SlaveParams, StateDirLock};
+pub use open::{Inherited, MasterBase, MasterParams, SlaveParams, StateDirLock};
 pub use traffic::MountTraffic;
+pub use unpublished::Unpublished;
 
 use crate::data::{BackingFiles, Preserved};
 use crate::failpoints::{self, reach};
@@ -36,7 +40,7 @@ use cbfs_fuse::{Errno, Refusal};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -135,7 +139,10 @@ pub struct Instance {
     space: Option<Space>,
     /// The last transaction before unused room was last given back.
     reclaimed_at: AtomicU64,
+    /// Where contents come from that are not here: of a slave and a promoted master.
     tier_in: Option<Arc<TierIn>>,
+    /// Which blocks of files that are partly below are here.
+    residency: below::Residency,
     /// What the snapshot being persisted still needs.
     preserved: RwLock<Option<Arc<Preserved>>>,
     /// How often the kernel has been told of each inode and not yet forgotten it.
@@ -147,7 +154,8 @@ pub struct Instance {
     /// Backing files that must be synced before the journal is.
     barrier: Mutex<FxHashSet<(Ino, u64)>>,
     poison: OnceLock<String>,
-    fenced: AtomicBool,
+    /// Why nothing is changed any more.
+    fenced: OnceLock<String>,
     problems: Mutex<FxHashMap<&'static str, String>>,
     /// Called when the health may have changed, from any thread and with any lock held.
     health_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -201,17 +209,6 @@ impl Instance {
     /// Everything up to this transaction survives power loss.
     pub fn synced_xid(&self) -> Xid {
         self.syncer.as_ref().map_or(Xid(0), |s| s.synced())
-    }
-
-    /// A later epoch exists: nothing is changed any more.
-    pub fn fence(&self) {
-        self.fenced.store(true, Ordering::SeqCst);
-        self.tell_health();
-    }
-
-    /// Whether a later epoch exists.
-    pub fn is_fenced(&self) -> bool {
-        self.fenced.load(Ordering::SeqCst)
     }
 
     /// A failed fsync or broken invariant: reads go on, everything that changes something fails.
@@ -275,11 +272,8 @@ impl Instance {
             problems.insert(0, format!("{why}; restart cbfsd, and check the disk"));
             return (Health::Poisoned, problems);
         }
-        if self.is_fenced() {
-            problems.insert(
-                0,
-                "a later epoch has taken over: this master is read-only".into(),
-            );
+        if let Some(why) = self.fenced_because() {
+            problems.insert(0, format!("read-only: {why}"));
             return (Health::Fenced, problems);
         }
         let health = if problems.is_empty() {

@@ -5,7 +5,7 @@
 //! holds is a prefix of what was answered; a torn tail and everything behind it is cut off.
 
 use super::replay::replay;
-use super::{Instance, Lookups, MountTraffic, Options};
+use super::{Instance, Lookups, MountTraffic, Options, fence};
 use crate::data::BackingFiles;
 use crate::journal::{Event, Journal};
 use crate::kvs::{Committed, Counters, Kvs};
@@ -22,8 +22,8 @@ use parking_lot::{Mutex, RwLock};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 /// The lock on a state directory. Two instances may share it while one takes over from the other.
 #[derive(Debug, Clone)]
@@ -53,6 +53,15 @@ impl Inherited {
         }
     }
 
+    /// From `before`, whose mount the instance in another directory takes over.
+    pub fn of_mount(before: &Instance, dir: &Path) -> Result<Inherited> {
+        Ok(Inherited {
+            lookups: Arc::clone(before.lookups()),
+            traffic: Arc::clone(&before.traffic),
+            lock: StateDirLock(Arc::new(lock_state_dir(dir)?)),
+        })
+    }
+
     /// As given, or of an instance that begins with no mount.
     fn or_new(given: Option<Inherited>, dir: &Path) -> Result<Inherited> {
         match given {
@@ -76,12 +85,24 @@ pub struct MasterParams {
     pub epoch: Epoch,
     /// Block size of the file system.
     pub block_size: u64,
+    /// The snapshot that its epoch starts from; `None` for a file system that begins here.
+    pub base: Option<MasterBase>,
     /// Tunables.
     pub options: Options,
     /// Clock.
     pub clock: Arc<dyn Clock>,
     /// From the instance whose mount it takes over, if any.
     pub inherited: Option<Inherited>,
+}
+
+/// The snapshot below a master.
+pub struct MasterBase {
+    /// Its layers.
+    pub stack: Arc<Stack>,
+    /// Where contents come from.
+    pub tier_in: Arc<TierIn>,
+    /// What was counted in it.
+    pub counters: Counters,
 }
 
 /// What a slave is opened with.
@@ -129,6 +150,7 @@ impl Instance {
             dir,
             epoch,
             block_size,
+            base,
             options,
             clock,
             inherited,
@@ -151,8 +173,13 @@ impl Instance {
             durable_file::create_dir_all(sub)
                 .context(|| format!("{} could not be created", sub.display()))?;
         }
-        let floor = Committed::floor_of(epoch);
-        let kvs = Kvs::open(&dir.join("kvs"), None, floor, block_size)?;
+        let fenced = OnceLock::new();
+        if let Some(why) = fence::read(&dir)? {
+            let _ = fenced.set(why); // it is new
+        }
+        let floor = Committed::floor_of(epoch, base.as_ref().map(|b| b.counters));
+        let (stack, tier_in) = base.map(|b| (b.stack, b.tier_in)).unzip();
+        let kvs = Kvs::open(&dir.join("kvs"), stack, floor, block_size)?;
         kvs.limit_cache(options.cache_limit);
         let backing = BackingFiles::open_dir(&dir.join("data"))?;
         replay(&kvs, &journal_dir, &options)?;
@@ -173,14 +200,15 @@ impl Instance {
             backing,
             space: Some(space),
             reclaimed_at: AtomicU64::new(0),
-            tier_in: None,
+            tier_in,
+            residency: Mutex::default(),
             preserved: RwLock::default(),
             lookups,
             truncated: Mutex::default(),
             undestroyed: Mutex::default(),
             barrier: Mutex::default(),
             poison: Default::default(),
-            fenced: Default::default(),
+            fenced,
             problems: Mutex::default(),
             health_changed: Default::default(),
             traffic,
@@ -232,6 +260,7 @@ impl Instance {
             space: None,
             reclaimed_at: AtomicU64::new(0),
             tier_in: Some(tier_in),
+            residency: Mutex::default(),
             preserved: RwLock::default(),
             lookups,
             truncated: Mutex::default(),

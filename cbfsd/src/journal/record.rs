@@ -113,7 +113,8 @@ pub enum Event {
         /// The bytes, where the file is inline.
         data: Option<serde_bytes::ByteBuf>,
     },
-    /// The file's contents moved to a fresh backing file, which held them before this record.
+    /// The file's inline contents moved to a fresh backing file, which held them before this record. Of a file whose
+    /// contents are only in the stack below nothing moved: it has a backing file from now on, without any block.
     Spill {
         /// File.
         ino: Ino,

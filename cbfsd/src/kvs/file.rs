@@ -7,6 +7,7 @@
 //! loss after [`KvsFile::checkpoint`]; until then the journal has it.
 
 use super::table::{Dentry, Inline, Inode, Table, Xattr};
+use super::tables::Counters;
 use crate::failpoints::{self, reach};
 use cbfs_core::error::{Context, Result};
 use cbfs_core::ids::{Epoch, Ino, SnapshotNumber, Xid};
@@ -47,13 +48,15 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// The state of a KVS without rows, of a master that begins with this epoch.
-    pub fn floor_of(epoch: Epoch) -> Committed {
+    /// The state of a KVS without rows, of a master that begins with this epoch, on a snapshot in which `base` was
+    /// counted.
+    pub fn floor_of(epoch: Epoch, base: Option<Counters>) -> Committed {
+        let base = base.unwrap_or_default();
         Committed {
             xid: Xid::floor_of(epoch),
             next_ino: Ino::first_of(epoch),
-            inodes: 0,
-            bytes: 0,
+            inodes: base.inodes,
+            bytes: base.bytes,
             last_cut: Xid::floor_of(epoch),
         }
     }
@@ -334,6 +337,33 @@ impl KvsFile {
             let mut get = conn.prepare_cached("SELECT xid FROM block WHERE ino=? AND blk=?")?;
             let row = get.query_row([ino.0 as i64, blk as i64], |r| r.get::<_, i64>(0));
             Ok(row.optional()?.map(|n| Xid(n as u64)))
+        })
+    }
+
+    /// The blocks of `ino` that this file has rows of.
+    pub fn blocks_of(&self, ino: Ino) -> Result<Vec<u64>> {
+        self.with(|conn| {
+            let mut get = conn.prepare_cached("SELECT blk FROM block WHERE ino=?")?;
+            let all = get.query_map([ino.0 as i64], |r| Ok(r.get::<_, i64>(0)? as u64))?;
+            Ok(all.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The inodes that this file holds as alive.
+    pub fn inodes(&self) -> Result<Vec<Ino>> {
+        self.with(|conn| {
+            let mut get = conn.prepare("SELECT ino FROM inode WHERE gone = 0")?;
+            let all = get.query_map([], |r| Ok(Ino(r.get::<_, i64>(0)? as u64)))?;
+            Ok(all.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Names that this file has tombstones of.
+    pub fn removed_names(&self) -> Result<Vec<(Ino, Vec<u8>)>> {
+        self.with(|conn| {
+            let mut get = conn.prepare("SELECT parent, name FROM dentry WHERE ino IS NULL")?;
+            let all = get.query_map([], |r| Ok((Ino(r.get::<_, i64>(0)? as u64), r.get(1)?)))?;
+            Ok(all.collect::<Result<_, _>>()?)
         })
     }
 

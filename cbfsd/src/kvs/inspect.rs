@@ -5,7 +5,7 @@ use super::file::{Committed, KvsFile, open_closed};
 use super::rotate::{active_name, committed_above, frozen_name, generations};
 use super::{Files, Frozen, Kvs};
 use cbfs_core::error::{Error, Result};
-use cbfs_core::layers::rows;
+use cbfs_core::layers::{Stack, rows};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::ffi::OsString;
@@ -58,8 +58,13 @@ fn open_file(path: &Path) -> Result<Option<Arc<KvsFile>>> {
     Ok(Some(Arc::new(KvsFile::of(path, conn))))
 }
 
-/// Look at the files in `dir`; `floor` as for [`Kvs::open`].
-pub(crate) fn inspect(dir: &Path, floor: Committed, block_size: u64) -> Result<Inspected> {
+/// Look at the files in `dir`; `base` and `floor` as for [`Kvs::open`].
+pub(crate) fn inspect(
+    dir: &Path,
+    base: Option<Arc<Stack>>,
+    floor: Committed,
+    block_size: u64,
+) -> Result<Inspected> {
     let main = open_file(&dir.join("main.sqlite"))?;
     let folded = match &main {
         Some(main) => main.with(|conn| rows::meta(conn, "generation"))?,
@@ -112,7 +117,7 @@ pub(crate) fn inspect(dir: &Path, floor: Committed, block_size: u64) -> Result<I
         Some(committed) => committed,
         None => committed_above(frozen.first(), main.as_deref(), floor)?,
     };
-    let files = Files::new(active, newest, frozen, main, None, block_size);
+    let files = Files::new(active, newest, frozen, main, base, block_size);
     Ok(Inspected {
         kvs: Kvs::with(dir.to_owned(), files, committed, block_size),
         left_over,

@@ -178,9 +178,11 @@ impl Tables {
                         self.inline(*ino)?;
                     }
                 }
-                Event::Spill { ino, .. }
-                | Event::InodeDestroy { ino }
-                | Event::Hole { ino, .. } => {
+                Event::Spill { ino, .. } => {
+                    self.inode_row(*ino)?;
+                    self.inline(*ino)?;
+                }
+                Event::InodeDestroy { ino } | Event::Hole { ino, .. } => {
                     self.inode_row(*ino)?;
                 }
                 Event::Truncate { ino, size } => {
@@ -329,8 +331,11 @@ impl Tables {
             }
             Event::Spill { ino, file } => {
                 let mut inode = self.inode_row(*ino)?;
-                for blk in 0..inode.row.size.div_ceil(self.block_size) {
-                    self.hot.put_block(*ino, blk, xid);
+                // Contents that are only in the stack below stay there, block by block.
+                if self.inline(*ino)?.is_some() {
+                    for blk in 0..inode.row.size.div_ceil(self.block_size) {
+                        self.hot.put_block(*ino, blk, xid);
+                    }
                 }
                 self.hot.put_inline(*ino, Inline { data: None, xid });
                 inode.file = *file;
@@ -364,7 +369,8 @@ impl Tables {
                     xid,
                 },
             );
-        } else if inode.file == 0 && size < inode.row.size {
+        } else if inode.file == 0 && size < inode.row.size && self.inline(ino)?.is_some() {
+            // (Contents that are only in the stack below stay there: `min_size` cuts them.)
             let mut content = self.take_inline(ino)?;
             if content.len() as u64 > size {
                 Arc::make_mut(&mut content).truncate(size as usize);

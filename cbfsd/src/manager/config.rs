@@ -5,6 +5,7 @@ use cbfs_core::bucket::BucketUrl;
 use cbfs_core::clock::Ids;
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, Result};
+use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::handle::Handle;
 use cbfs_core::ids::{Epoch, SnapshotNumber};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,9 @@ pub struct InstanceConfig {
     /// Space held back for a full disk, in bytes; by the size of the disk when it is not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ballast: Option<u64>,
+    /// The snapshot that a promoted master stands on; its manifest is in `base.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseSnapshot>,
 }
 
 impl InstanceConfig {

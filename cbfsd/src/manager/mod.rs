@@ -4,18 +4,22 @@
 //! A master stays open while it is unmounted: its snapshots go on. A slave is nothing but a mount; it
 //! goes with it.
 
+pub(crate) mod base;
 mod config;
 mod events;
 mod follower;
 mod health_watch;
 mod mounts;
+mod promotion;
+mod retirement;
 mod slave;
+mod takeover;
 mod traffic;
 
 pub use config::{InstanceConfig, node_id};
 pub use events::{EventHub, Told};
 
-use crate::instance::{Instance, MasterParams, Options};
+use crate::instance::{Inherited, Instance, MasterParams, Options};
 use crate::mounted::MountedInstance;
 use crate::snapshots::{ServiceParams, SnapshotService};
 use cbfs_core::api::{InstanceInfo, Role, SnapshotInfo};
@@ -25,10 +29,11 @@ use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::{FsSelector, Handle};
+use cbfs_core::ids::Xid;
 use cbfs_core::snapshot::SnapshotState;
 use cbfs_fuse::Session;
 use health_watch::HealthWatch;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,6 +54,8 @@ pub struct Open {
     snapshots: Mutex<Option<Arc<SnapshotService>>>,
     bucket: Arc<LazyBucket>,
     session: Mutex<Option<Session>>,
+    /// Directories of slaves that it took the place of: what is open may still be read from there.
+    replaced: Mutex<Vec<PathBuf>>,
     /// Of a slave.
     shown: Mutex<Option<slave::Shown>>,
     /// Of a slave: snapshots it showed of which files are still open, and the objects they need.
@@ -69,6 +76,9 @@ pub struct Manager {
     events: Arc<EventHub>,
     health: HealthWatch,
     stopping: AtomicBool,
+    /// Wakes who waits in [`Manager::wait_for_stop`].
+    stop_signal: Condvar,
+    stop_lock: Mutex<()>,
 }
 
 impl Manager {
@@ -86,6 +96,8 @@ impl Manager {
             events,
             health: HealthWatch::default(),
             stopping: AtomicBool::new(false),
+            stop_signal: Condvar::new(),
+            stop_lock: Mutex::default(),
         });
         manager.watch_health()?;
         Ok(manager)
@@ -131,12 +143,16 @@ impl Manager {
     }
 
     fn restore_one(self: &Arc<Self>, dir: &Path) -> Result<()> {
-        let Some(config) = InstanceConfig::read(dir)? else {
+        if retirement::remove_gone(dir)? || self.restore_promotion(dir)? {
             return Ok(());
+        }
+        let Some(config) = InstanceConfig::read(dir)? else {
+            return takeover::remove_replaced(dir);
         };
         let mount_point = config.mount_point.clone();
-        if config.role == Role::Slave && mount_point.is_none() {
-            // Detached lazily, and the daemon ended before it was settled: nothing is left of it.
+        if config.role == Role::Slave && (mount_point.is_none() || self.is_taken_over(&config)?) {
+            // Detached lazily, and the daemon ended before it was settled, or a master has its mount: nothing is left of
+            // it.
             return fs::remove_dir_all(dir).context(|| format!("{} stays", dir.display()));
         }
         let open = self.open_instance(config, None)?;
@@ -155,7 +171,7 @@ impl Manager {
         let dir = self.instances_dir().join(config.id());
         let options = options_of(&config);
         let open = match config.role {
-            Role::Master => self.open_master(config, &dir, options)?,
+            Role::Master => self.open_master(config, &dir, options, None)?,
             Role::Slave => self.open_slave(config, &dir, options, manifest)?,
         };
         let open = Arc::new(open);
@@ -169,17 +185,27 @@ impl Manager {
         config: InstanceConfig,
         dir: &Path,
         options: Options,
+        inherited: Option<Inherited>,
     ) -> Result<Open> {
         // A master works without its bucket: it is opened when it is needed.
         let bucket = Arc::new(LazyBucket::new(config.bucket.clone(), false));
+        let base = match config.base {
+            Some(base) => {
+                let manifest = base::manifest(dir, base)?;
+                let bucket = Arc::clone(&bucket) as Arc<dyn Bucket>;
+                Some(base::open(dir, &manifest, bucket, config.block_size)?)
+            }
+            None => None,
+        };
         let instance = Instance::open_master(MasterParams {
             id: config.id(),
             dir: dir.to_owned(),
             epoch: config.epoch,
             block_size: config.block_size,
+            base,
             options,
             clock: Arc::clone(&self.clock),
-            inherited: None,
+            inherited,
         })?;
         let events = Arc::clone(&self.events);
         let snapshots = SnapshotService::open(ServiceParams {
@@ -187,6 +213,7 @@ impl Manager {
             fs: config.fs.clone(),
             bucket: Arc::clone(&bucket) as Arc<dyn Bucket>,
             node: self.node.clone(),
+            nonce: config.nonce.clone().unwrap_or_default(),
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
             on_change: Arc::new(move |snapshot| events.snapshot(snapshot)),
@@ -295,6 +322,8 @@ impl Manager {
     /// what is waited for.
     pub fn close(&self, doing: &dyn Fn(&str)) {
         self.stopping.store(true, Ordering::SeqCst);
+        drop(self.stop_lock.lock()); // whoever has looked and not yet begun to wait
+        self.stop_signal.notify_all();
         self.health.stop();
         let _one = self.changing.lock();
         let all: Vec<Arc<Open>> = std::mem::take(&mut *self.open.lock())
@@ -318,7 +347,17 @@ impl Manager {
             if let Err(e) = open.instance().close() {
                 tracing::error!(instance = open.id, causes = ?e.causes(), "{e}");
             }
+            open.remove_replaced();
         }
+    }
+
+    /// Wait; answers whether the daemon stops.
+    fn wait_for_stop(&self, pause: Duration) -> bool {
+        let mut lock = self.stop_lock.lock();
+        if !self.stopping.load(Ordering::SeqCst) {
+            self.stop_signal.wait_for(&mut lock, pause);
+        }
+        self.stopping.load(Ordering::SeqCst)
     }
 
     fn tell(&self, open: &Open) {
@@ -342,6 +381,7 @@ impl Open {
             snapshots: Mutex::new(snapshots),
             bucket,
             session: Mutex::default(),
+            replaced: Mutex::default(),
             shown: Mutex::default(),
             former: Mutex::default(),
             follower: Mutex::default(),
@@ -354,6 +394,12 @@ impl Open {
         if let Some(follower) = follower {
             follower.stop();
         }
+    }
+
+    /// Where it is mounted.
+    fn mounted_at(&self) -> Option<PathBuf> {
+        let session = self.session.lock();
+        session.as_ref().map(|s| s.mount_point().to_owned())
     }
 
     /// The instance that is served at present.
@@ -388,6 +434,8 @@ impl Open {
         let follower = self.follower.lock().clone();
         let last = snapshots.as_ref().and_then(|s| s.last_complete());
         let published = last.as_ref().map_or(cut, |m| m.xid.to);
+        // Of another epoch when nothing was published in this one.
+        let published = published.max(Xid::floor_of(config.epoch));
         InstanceInfo {
             id: self.id.clone(),
             fs: config.fs,

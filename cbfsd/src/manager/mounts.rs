@@ -5,7 +5,7 @@ use super::slave::store_manifest;
 use super::{Manager, Open};
 use crate::visible_snapshots::{Library, VisibleSnapshots};
 use cbfs_core::api::{InstanceInfo, MountRequest, Role, UmountRequest};
-use cbfs_core::bucket::{self, Bucket, BucketUrl, LazyBucket};
+use cbfs_core::bucket::{Bucket, LazyBucket};
 use cbfs_core::catalog;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::EpochClaim;
@@ -26,6 +26,14 @@ impl Manager {
     pub fn mount(self: &Arc<Self>, request: &MountRequest) -> Result<InstanceInfo> {
         let _one = self.changing.lock();
         self.refuse_when_stopping()?;
+        self.mount_while_changing(request)
+    }
+
+    /// The same for who holds `changing`.
+    pub(super) fn mount_while_changing(
+        self: &Arc<Self>,
+        request: &MountRequest,
+    ) -> Result<InstanceInfo> {
         let mount_point = check_mount_point(&request.mount_point, request.non_empty)?;
         check_limit(request)?;
         let open = match request.role {
@@ -93,8 +101,9 @@ impl Manager {
             }
             return Ok(Arc::clone(open));
         }
-        let (bucket, url) = self.bucket_for(request, false)?;
+        let (bucket, url) = self.bucket_of(&request.fs, request.bucket.as_deref(), false)?;
         let fs = catalog::find_fs(&*bucket, &request.fs)?;
+        self.refuse_while_promoting(&fs)?;
         let config = catalog::load_config(&*bucket, &fs)?;
         let config = InstanceConfig {
             fs,
@@ -109,6 +118,7 @@ impl Manager {
             noatime: request.noatime,
             kvs_limit: limit_of(request),
             ballast: None,
+            base: None,
         };
         let config = self.claim_first_epoch(&*bucket, config, request.i_prevent_split_brain)?;
         self.open_instance(config, None)
@@ -148,14 +158,14 @@ impl Manager {
             fs::remove_dir_all(&dir).context(|| format!("{} stays", dir.display()))?;
         }
         claimed.map_err(|e| match e.kind() {
-            ErrorKind::Conflict => e.hint(SLAVE_OR_PROMOTE),
+            ErrorKind::Conflict => e.hint(slave_or_promote(&config.fs, config.epoch)),
             _ => e,
         })?;
         Ok(config)
     }
 
     fn slave_for(self: &Arc<Self>, request: &MountRequest) -> Result<Arc<Open>> {
-        let (bucket, url) = self.bucket_for(request, true)?;
+        let (bucket, url) = self.bucket_of(&request.fs, request.bucket.as_deref(), true)?;
         let fs = catalog::find_fs(&*bucket, &request.fs)?;
         let selector = match &request.snapshot {
             Some(text) => text.parse()?,
@@ -176,6 +186,7 @@ impl Manager {
             noatime: request.noatime,
             kvs_limit: None,
             ballast: None,
+            base: None,
         };
         let id = config.id();
         if let Some(open) = self.open.lock().get(&id) {
@@ -195,32 +206,6 @@ impl Manager {
                 tracing::warn!(dir = %dir.display(), "a slave that could not be opened stays: {e}");
             }
         })
-    }
-
-    /// The bucket a request names, or that of an instance of the same file system here.
-    fn bucket_for(
-        &self,
-        request: &MountRequest,
-        read_only: bool,
-    ) -> Result<(Arc<dyn Bucket>, BucketUrl)> {
-        let url: BucketUrl = match &request.bucket {
-            Some(url) => url.parse().map_err(Error::from)?,
-            None => {
-                let selector: FsSelector = request.fs.parse()?;
-                let all = self.open.lock();
-                let known = all.values().map(|o| o.config.lock().clone());
-                let found = known
-                    .into_iter()
-                    .find(|c| selector.matches(&c.fs))
-                    .map(|c| c.bucket);
-                found.ok_or_else(|| {
-                    let text = format!("this node does not know {}", request.fs);
-                    Error::new(ErrorKind::NotFound, text)
-                        .hint("say where it lives: --bucket URL, or CBFS_BUCKET")
-                })?
-            }
-        };
-        Ok((bucket::open(&url, read_only)?, url))
     }
 
     /// Mount an open instance.
@@ -258,10 +243,10 @@ impl Manager {
         if let Some(snapshots) = open.snapshots() {
             snapshots.set_mount_point(Some(mounted));
         }
-        let (manager, ended) = (Arc::downgrade(self), Arc::downgrade(open));
+        let manager = Arc::downgrade(self);
         session.on_end(move || {
-            if let (Some(manager), Some(open)) = (manager.upgrade(), ended.upgrade()) {
-                manager.detached(&open);
+            if let Some(manager) = manager.upgrade() {
+                manager.settle_ended();
             }
         });
         let ended = {
@@ -291,7 +276,7 @@ impl Manager {
         }
     }
 
-    fn refuse_when_stopping(&self) -> Result<()> {
+    pub(super) fn refuse_when_stopping(&self) -> Result<()> {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(Error::new(
                 ErrorKind::DaemonUnreachable,
@@ -301,31 +286,35 @@ impl Manager {
         Ok(())
     }
 
-    /// The mount is gone: by a request, or because somebody ran umount(8). When the daemon stops, it
-    /// is to come back.
-    fn detached(&self, open: &Arc<Open>) {
+    /// A mount is gone: by a request, or because somebody ran umount(8). When the daemon stops, it
+    /// is to come back. Which one is looked for: a promoted master has the session of a slave.
+    fn settle_ended(&self) {
         // A mount request that is under way must not find a half-settled instance.
         let _one = self.changing.lock();
         if self.stopping.load(Ordering::SeqCst) {
             return;
         }
-        let ended = {
-            let mut session = open.session.lock();
-            match &*session {
-                Some(s) if s.has_ended() => session.take(),
-                _ => None,
+        let all: Vec<Arc<Open>> = self.open.lock().values().cloned().collect();
+        for open in all {
+            let ended = {
+                let mut session = open.session.lock();
+                match &*session {
+                    Some(s) if s.has_ended() => session.take(),
+                    _ => None,
+                }
+            };
+            if ended.is_none() {
+                continue;
             }
-        };
-        if ended.is_none() {
-            return;
-        }
-        drop(ended);
-        if let Err(e) = self.settle_after_umount(open) {
-            tracing::error!(instance = open.id, causes = ?e.causes(), "{e}");
+            drop(ended);
+            if let Err(e) = self.settle_after_umount(&open) {
+                tracing::error!(instance = open.id, causes = ?e.causes(), "{e}");
+            }
         }
     }
 
     fn settle_after_umount(&self, open: &Arc<Open>) -> Result<()> {
+        open.remove_replaced();
         if let Some(snapshots) = open.snapshots() {
             snapshots.set_mount_point(None);
         }
@@ -435,14 +424,19 @@ impl Manager {
     }
 }
 
-const SLAVE_OR_PROMOTE: &str = "mount a snapshot of it with --slave; taking over from a lost master is `cbfsctl epoch promote`";
+fn slave_or_promote(fs: &Handle, epoch: Epoch) -> String {
+    format!(
+        "mount a snapshot of it with --slave; to take over from a master that is lost: `cbfsctl epoch promote {fs} \
+         --previous-epoch {epoch}`"
+    )
+}
 
 fn other_master(fs: &Handle, claim: &EpochClaim) -> Error {
     let text = format!(
         "{fs} has a master: node {} ({}), epoch {} since {}",
         claim.node, claim.host, claim.epoch, claim.claimed_at
     );
-    Error::new(ErrorKind::Conflict, text).hint(SLAVE_OR_PROMOTE)
+    Error::new(ErrorKind::Conflict, text).hint(slave_or_promote(fs, claim.epoch))
 }
 
 /// The limit that a request sets; 0 lifts it.

@@ -5,8 +5,10 @@
 
 mod bucket_metrics;
 mod change_log;
+mod epochs;
 mod events;
 mod metrics;
+mod retirement;
 mod snapshots;
 
 use crate::manager::Manager;
@@ -135,6 +137,13 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/instances", get(instances))
         .route("/v1/instances/{id}", get(instance))
+        .route(
+            "/v1/instances/{id}/unpublished",
+            get(retirement::unpublished),
+        )
+        .route("/v1/instances/{id}/export", get(retirement::export))
+        .route("/v1/instances/{id}/demote", post(retirement::demote))
+        .route("/v1/instances/{id}/delete", post(retirement::delete))
         .route("/v1/mounts", post(mount))
         .route("/v1/umounts", post(umount))
         .route("/v1/slaves/{id}/refresh", post(refresh_slave))
@@ -142,6 +151,10 @@ pub async fn serve(
         .route("/v1/snapshots/{fs}", get(snapshot_list))
         .route("/v1/snapshots/{fs}/{number}", get(snapshot))
         .route("/v1/snapshots/{fs}/{number}/log", get(snapshot_log))
+        .route(
+            "/v1/epochs/{fs}/promote",
+            get(epochs::promotion).post(epochs::promote),
+        )
         .route("/v1/log/{fs}", get(change_log::change_log))
         .route(
             "/v1/snapshots/{fs}/{number}/cancel",
@@ -195,6 +208,7 @@ async fn status(State(shared): State<Shared>) -> Answer<DaemonStatus> {
             instances: manager.instances(),
             snapshots: manager.open_snapshots(),
             buckets: cbfs_core::bucket::traffic(),
+            promotions: manager.promotions(),
         })
     });
     Ok(Json(status.await?))

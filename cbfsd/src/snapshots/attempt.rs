@@ -9,6 +9,7 @@ use crate::kvs::{Frozen, merge_frozen};
 use crate::tiering::change_log;
 use crate::tiering::persister::{self, DEFAULT_TARBALL_TARGET, Job, Persisted};
 use crate::tiering::uploader::Uploader;
+use cbfs_core::catalog;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::{LayerRef, Manifest, Totals, XidRange};
@@ -41,6 +42,7 @@ impl SnapshotService {
         loop {
             self.begin_round();
             let withdrawn = self.withdrawn(number);
+            let fenced = self.instance.is_fenced();
             let tried = {
                 let _room = self.instance.lend_room()?;
                 self.attempt(number)
@@ -53,8 +55,11 @@ impl SnapshotService {
                 Err(_) if self.stopping() => return Ok(()),
                 // Given up because it was withdrawn meanwhile: the next round settles that.
                 Err(_) if self.withdrawn(number) && !withdrawn => continue,
+                // The same for one that was fenced meanwhile.
+                Err(_) if self.instance.is_fenced() && !fenced => continue,
                 Err(e) => e,
             };
+            // Refused credentials pass too, once somebody renews them: until then `status` says so.
             let transient = !matches!(
                 error.kind(),
                 ErrorKind::Damage | ErrorKind::Conflict | ErrorKind::FormatTooNew
@@ -114,9 +119,7 @@ impl SnapshotService {
             return Ok(Outcome::Complete);
         }
         if self.instance.is_fenced() {
-            self.let_go()?;
-            self.enter(number, SnapshotState::Cancelled)?;
-            return Ok(Outcome::Cancelled);
+            return self.end_fenced(&status);
         }
         if status.cancel_requested {
             return self.withdraw(&status);
@@ -128,19 +131,17 @@ impl SnapshotService {
             }
             self.prepare_resume(&status)?;
         }
-        let attempt = self.ids.attempt();
-        let boot_id = boot_id()?;
         // Before the cut: a reboot right after it must be noticed.
-        self.record(
-            number,
-            StatusEvent::Attempt {
-                attempt: attempt.clone(),
-                boot_id,
-            },
-        )?;
+        let mut attempt = self.begin_attempt(number)?;
         reach(failpoints::SNAPSHOT_ATTEMPT_LOGGED);
         let frozen = match self.status(number)?.state {
-            SnapshotState::Queued => self.collect(number)?,
+            SnapshotState::Queued => {
+                let frozen = self.collect(number)?;
+                // An attempt stands for contents: its id is of after the cut. Else a copy of this state directory
+                // that was made before the cut would take what is published under it for its own.
+                attempt = self.begin_attempt(number)?;
+                frozen
+            }
             _ => self.instance.frozen_of(number)?,
         };
         self.go_on(number)?;
@@ -154,15 +155,47 @@ impl SnapshotService {
         self.complete(number, &manifest)
     }
 
+    /// Draw the id of an attempt, and log it with the boot id.
+    fn begin_attempt(&self, number: SnapshotNumber) -> Result<String> {
+        let attempt = self.ids.attempt();
+        let event = StatusEvent::Attempt {
+            attempt: attempt.clone(),
+            boot_id: boot_id()?,
+        };
+        self.record(number, event)?;
+        Ok(attempt)
+    }
+
     /// Between two steps.
     ///
     /// # Errors
     /// When the service stops or the request was withdrawn: the attempt ends here.
     fn go_on(&self, number: SnapshotNumber) -> Result<()> {
-        if self.stopping() || self.withdrawn(number) {
+        if self.must_end(number) {
             return Err(Error::failed("the attempt was stopped"));
         }
         Ok(())
+    }
+
+    /// Whether the attempt at hand is of no use any more.
+    pub(super) fn must_end(&self, number: SnapshotNumber) -> bool {
+        self.stopping() || self.withdrawn(number) || self.instance.is_fenced()
+    }
+
+    /// This master publishes nothing any more: the request is cancelled, unless its manifest was created before and the
+    /// next epoch builds on it.
+    fn end_fenced(&self, status: &SnapshotStatus) -> Result<Outcome> {
+        let number = status.number;
+        if status.state == SnapshotState::Copying
+            && let Ok(Some(manifest)) = self.published(number)
+            && catalog::lineage(&*self.bucket, &self.fs)
+                .is_ok_and(|lineage| lineage.contains(manifest.id()))
+        {
+            return self.complete(number, &manifest);
+        }
+        self.let_go()?;
+        self.enter(number, SnapshotState::Cancelled)?;
+        Ok(Outcome::Cancelled)
     }
 
     /// A request found in the middle: back to `collected`, or to the queue when what was preserved

@@ -15,6 +15,7 @@ mod publish;
 mod requests;
 mod scheduler;
 mod waiting;
+mod watch;
 mod withdrawal;
 
 use crate::failpoints::{self, reach};
@@ -29,7 +30,7 @@ use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::format::settings::FsSettings;
-use cbfs_core::handle::{Handle, validate_snapshot_name};
+use cbfs_core::handle::{Handle, SnapshotSelector, validate_snapshot_name};
 use cbfs_core::ids::SnapshotNumber;
 use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use waiting::Waiting;
+use watch::Watch;
 
 /// Pause before what failed for a passing reason is tried again; doubles up to [`LONGEST_PAUSE`].
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -62,6 +64,8 @@ pub struct ServiceParams {
     pub bucket: Arc<dyn Bucket>,
     /// This node's id.
     pub node: String,
+    /// Nonce of the master's claim.
+    pub nonce: String,
     /// Clock.
     pub clock: Arc<dyn Clock>,
     /// Source of attempt ids.
@@ -78,6 +82,7 @@ pub struct SnapshotService {
     fs: Handle,
     bucket: Arc<dyn Bucket>,
     node: String,
+    nonce: String,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     on_change: OnChange,
@@ -91,6 +96,7 @@ pub struct SnapshotService {
     thread: Mutex<Option<JoinHandle<()>>>,
     merger: Arc<LayerMerger>,
     waiting: Waiting,
+    watch: Watch,
 }
 
 struct State {
@@ -116,6 +122,7 @@ impl SnapshotService {
             fs,
             bucket,
             node,
+            nonce,
             clock,
             ids,
             on_change,
@@ -127,7 +134,7 @@ impl SnapshotService {
             tracing::error!(instance = instance.id(), "{problem}");
             instance.set_problem("status-log", Some(problem));
         }
-        let last_complete = read_last_complete(&last_complete_path(&instance))?;
+        let last_complete = read_last_complete(&instance.dir().join(LAST_COMPLETE))?;
         let notifier = Notifier::new(&node);
         let settings = scheduler::cached_settings(instance.dir(), FsSettings::unset(fs.clone()))?;
         let problems = Arc::clone(&instance);
@@ -145,6 +152,7 @@ impl SnapshotService {
             fs,
             bucket,
             node,
+            nonce,
             clock,
             ids,
             on_change,
@@ -165,6 +173,7 @@ impl SnapshotService {
             settings: Mutex::new(settings),
             thread: Mutex::default(),
             waiting: Waiting::default(),
+            watch: Watch::default(),
         });
         service.resume_preserving()?;
         service.tell_old_failure();
@@ -188,6 +197,7 @@ impl SnapshotService {
             .spawn(run)
             .map_err(|e| Error::failed("a thread could not be started").because(e))?;
         *self.thread.lock() = Some(thread);
+        self.start_watch()?;
         self.start_scheduler()?;
         self.merger.start()
     }
@@ -197,6 +207,7 @@ impl SnapshotService {
         self.state.lock().stop = true;
         self.end_waiting();
         self.wake.notify_all();
+        self.watch.stop();
         self.scheduler.stop();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
@@ -220,6 +231,7 @@ impl SnapshotService {
         self.refuse_when_fenced()?;
         if let Some(name) = &request.name {
             self.look_for_deleted(name);
+            self.is_not_a_former_masters(name)?;
         }
         // Its log must be written on a full disk too.
         let _room = self.instance.lend_room()?;
@@ -276,6 +288,27 @@ impl SnapshotService {
                 Err(e) => tracing::warn!(fs = %self.fs, causes = ?e.causes(), "{e}"),
             }
         }
+    }
+
+    /// The same invariant with regard to what was published before this master's epoch, which only the bucket knows.
+    /// Where it does not answer the request is taken: then the name means the later one.
+    fn is_not_a_former_masters(&self, name: &str) -> Result<()> {
+        if self.instance.epoch().0 == 1 {
+            return Ok(());
+        }
+        let selector = SnapshotSelector::Name(name.to_owned());
+        let other = match catalog::find_snapshot(&*self.bucket, &self.fs, &selector) {
+            Ok(other) if other.epoch < self.instance.epoch() => other,
+            Ok(_) => return Ok(()),
+            Err(e) => {
+                if e.kind() != ErrorKind::NotFound {
+                    tracing::warn!(fs = %self.fs, causes = ?e.causes(), "{e}");
+                }
+                return Ok(());
+            }
+        };
+        let text = format!("snapshot {} of {} is named {name:?}", other.number, self.fs);
+        Err(Error::new(ErrorKind::Conflict, text).hint("choose another name"))
     }
 
     /// Invariant: a name means one snapshot.
@@ -428,9 +461,8 @@ impl State {
     }
 }
 
-fn last_complete_path(instance: &Instance) -> PathBuf {
-    instance.dir().join("last-complete.json")
-}
+/// The manifest of the last complete snapshot.
+const LAST_COMPLETE: &str = "last-complete.json";
 
 fn read_last_complete(path: &Path) -> Result<Option<Manifest>> {
     match fs::read(path) {
@@ -441,7 +473,12 @@ fn read_last_complete(path: &Path) -> Result<Option<Manifest>> {
 }
 
 fn write_last_complete(instance: &Instance, manifest: &Manifest) -> Result<()> {
-    let path = last_complete_path(instance);
+    begin_after(instance.dir(), manifest)
+}
+
+/// Let the snapshots of the instance in `dir` go on after this one.
+pub(crate) fn begin_after(dir: &Path, manifest: &Manifest) -> Result<()> {
+    let path = dir.join(LAST_COMPLETE);
     let bytes = cbfs_core::format::to_json(manifest)?;
     durable_file::replace(&path, &bytes)
         .context(|| format!("{} could not be written", path.display()))

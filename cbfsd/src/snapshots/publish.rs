@@ -171,7 +171,7 @@ impl Observer for Publication {
     }
 
     fn cancelled(&self) -> bool {
-        self.service.stopping() || self.service.withdrawn(self.number)
+        self.service.must_end(self.number)
     }
 }
 
@@ -194,9 +194,7 @@ impl UploadObserver for SentinelObserver {
 
     fn cancelled(&self) -> bool {
         let (publication, service) = (&self.0, &self.0.service);
-        publication.aborted.load(Ordering::SeqCst)
-            || service.stopping()
-            || service.withdrawn(publication.number)
+        publication.aborted.load(Ordering::SeqCst) || service.must_end(publication.number)
     }
 
     fn cancellation(&self) -> Cancellation {
@@ -245,12 +243,11 @@ impl SnapshotService {
         if attempts.contains(&manifest.attempt) {
             return Ok(manifest);
         }
-        self.instance.fence();
         let text = format!(
-            "snapshot {} of epoch {} was published by somebody else (node {}): this state \
-             directory exists twice",
-            manifest.number, manifest.epoch, manifest.node
+            "another holder of epoch {} published snapshot {} (node {}): this state directory exists twice",
+            manifest.epoch, manifest.number, manifest.node
         );
+        self.instance.fence(&text);
         Err(Error::new(ErrorKind::Conflict, text)
             .hint("this instance is fenced; find the copy, and keep one of them"))
     }
@@ -324,12 +321,12 @@ impl SnapshotService {
         if !claimed {
             return Ok(());
         }
-        self.instance.fence();
         let holder = match catalog::epoch_claim(&*self.bucket, &self.fs, next) {
             Ok(Some(claim)) => format!("node {} ({})", claim.node, claim.host),
             _ => "another node".to_owned(),
         };
         let text = format!("epoch {next} of {} was claimed by {holder}", self.fs);
+        self.instance.fence(&text);
         Err(Error::new(ErrorKind::Conflict, text).hint("this master is fenced to read-only"))
     }
 }

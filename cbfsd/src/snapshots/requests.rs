@@ -157,20 +157,24 @@ impl Requests {
         Some(status.to_info(fs, before as u64))
     }
 
-    /// Every attempt id that a request's log names.
+    /// The attempt ids of a request that were drawn after a cut: what is published under one of them has the
+    /// contents of that cut.
     pub(super) fn attempts(&self, number: SnapshotNumber) -> Result<BTreeSet<String>> {
         let Some(path) = self.path(number) else {
             return Ok(BTreeSet::new());
         };
         let bytes = fs::read(&path).context(|| format!("{} could not be read", path.display()))?;
         let lines = bytes.split(|b| *b == b'\n');
-        let attempts =
-            lines.filter_map(
-                |line| match serde_json::from_slice::<StatusLine>(line).ok()?.event {
-                    StatusEvent::Attempt { attempt, .. } => Some(attempt),
-                    _ => None,
-                },
-            );
-        Ok(attempts.collect())
+        let events = lines.filter_map(|line| serde_json::from_slice::<StatusLine>(line).ok());
+        let mut cut = false;
+        let mut attempts = BTreeSet::new();
+        for line in events {
+            match line.event {
+                StatusEvent::Cut { .. } => cut = true,
+                StatusEvent::Attempt { attempt, .. } if cut => drop(attempts.insert(attempt)),
+                _ => {}
+            }
+        }
+        Ok(attempts)
     }
 }

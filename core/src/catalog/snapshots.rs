@@ -131,6 +131,18 @@ pub fn last_of_epoch(
     Ok(ids.into_iter().rfind(|id| id.epoch == epoch))
 }
 
+/// Number and epoch of every manifest there is, sorted, and whether it counts (`false`: diverged). Lists the manifests and
+/// reads the lineage; GETs none.
+///
+/// # Errors
+/// Those of the bucket and of [`lineage`].
+pub fn published_ids(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<(BaseSnapshot, bool)>> {
+    let ids = list_ids(bucket, fs)?;
+    let lineage = lineage(bucket, fs)?;
+    let judged = ids.into_iter().map(|id| (id, lineage.contains(id)));
+    Ok(judged.collect())
+}
+
 /// The snapshot of the current lineage that `selector` means and is not deleted. Reads the lineage and
 /// lists the manifests and the deleted ones; for `latest` and a number GETs one, for a name newest first until it is found.
 ///

@@ -5,6 +5,9 @@ use super::list::{health, role};
 use crate::output::{Outcome, printable, to_the_second};
 use crate::quantities;
 use crate::target;
+use cbfs_core::ErrorKind;
+use cbfs_core::api::{Health, InstanceInfo, UnpublishedInfo};
+use serde::Serialize;
 
 /// Show one instance of this node's daemon.
 #[derive(Debug, clap::Args)]
@@ -18,12 +21,29 @@ pub(crate) struct Args {
     instance: String,
 }
 
+/// As JSON.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    instance: &'a InstanceInfo,
+    /// What a fenced master has that no complete snapshot has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<UnpublishedInfo>,
+}
+
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let instances = context.client()?.instances()?;
-    let i = target::choose_instance(&args.instance, instances)?;
+    let client = context.client()?;
+    let i = target::choose_instance(&args.instance, client.instances()?)?;
+    let fenced = i.health == Health::Fenced;
+    let kept = match fenced.then(|| client.unpublished(&i.id)) {
+        Some(Ok(kept)) => Some(kept),
+        // Others may see the instance, but not the names in it.
+        Some(Err(e)) if e.kind() != ErrorKind::Credentials => return Err(e.into()),
+        _ => None,
+    };
     if context.output.is_json() {
-        return context.output.json(&i);
+        return context.output.json(&Shown { instance: &i, kept });
     }
     let mounted = match &i.mount_point {
         Some(path) => printable(&path.to_string_lossy()),
@@ -57,6 +77,18 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             "unpublished    {} transactions",
             quantities::count(i.unpublished)
         ))?;
+    }
+    if let Some(kept) = kept {
+        output.line(format_args!(
+            "kept           {} names changed, {} removed that no snapshot has",
+            kept.changed, kept.removed
+        ))?;
+        for path in &kept.changed_paths {
+            output.line(format_args!("               changed {}", printable(path)))?;
+        }
+        for path in &kept.removed_paths {
+            output.line(format_args!("               removed {}", printable(path)))?;
+        }
     }
     output.line(format_args!(
         "transaction    {} (durable: {})",

@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// The file system: TAG, UUID prefix or full handle.
     #[arg(value_name = "FS")]
     fs: String,
-    /// Also deleted ones.
+    /// Also deleted ones, and those that a superseded master published beyond what the next epoch builds on.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -32,22 +32,24 @@ pub(crate) struct Args {
 struct Known {
     manifests: Vec<Manifest>,
     deleted: BTreeSet<BaseSnapshot>,
+    diverged: BTreeSet<BaseSnapshot>,
     holds: BTreeMap<BaseSnapshot, Vec<Hold>>,
 }
 
 fn known(located: &Located, all: bool) -> Result<Known> {
     let (bucket, fs) = (located.open_bucket()?, &located.fs);
+    let mut diverged = BTreeSet::new();
     let manifests = if all {
-        let listed = catalog::all_manifests(&*bucket, fs)?.into_iter();
-        listed
-            .filter(|m| !m.diverged)
-            .map(|m| m.manifest)
-            .collect::<Result<_>>()?
+        let listed = catalog::all_manifests(&*bucket, fs)?;
+        diverged.extend(listed.iter().filter(|m| m.diverged).map(|m| m.id));
+        let manifests = listed.into_iter().map(|m| m.manifest);
+        manifests.collect::<Result<_>>()?
     } else {
         catalog::manifests(&*bucket, fs)?
     };
     Ok(Known {
         manifests,
+        diverged,
         deleted: catalog::deleted_snapshots(&*bucket, fs)?,
         holds: catalog::holds(&*bucket, fs)?,
     })
@@ -74,6 +76,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             number: record.number,
             epoch: record.epoch,
         };
+        record.diverged = known.diverged.contains(&id);
         record.deleted = known.deleted.contains(&id);
         record.holds = known.holds.get(&id).cloned().unwrap_or_default();
     }

@@ -35,6 +35,9 @@ pub(super) struct SnapshotRecord {
     /// Marked deleted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) deleted: bool,
+    /// Published by a master that was superseded, beyond what the next epoch builds on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) diverged: bool,
     /// The holds that stand.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) holds: Vec<Hold>,
@@ -51,6 +54,7 @@ impl SnapshotRecord {
             request: Some(request),
             manifest: None,
             deleted: false,
+            diverged: false,
             holds: Vec::new(),
         }
     }
@@ -65,6 +69,7 @@ impl SnapshotRecord {
             request: None,
             manifest: Some(manifest),
             deleted: false,
+            diverged: false,
             holds: Vec::new(),
         }
     }
@@ -92,6 +97,9 @@ impl SnapshotRecord {
     fn remark(&self) -> String {
         if self.deleted {
             return "deleted".to_owned();
+        }
+        if self.diverged {
+            return format!("diverged: of epoch {}, after it was superseded", self.epoch);
         }
         if let Some(hold) = self.holds.last() {
             return match &hold.mark.reason {

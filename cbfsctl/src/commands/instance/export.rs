@@ -1,0 +1,82 @@
+//! `cbfsctl instance export`.
+
+use super::super::Context;
+use crate::output::{Outcome, printable};
+use crate::target;
+use cbfs_core::api::UnpublishedInfo;
+use cbfs_core::error::Context as _;
+use cbfs_core::{Error, ErrorKind};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+
+/// Save what a fenced master has that no complete snapshot has, as a tar.
+///
+/// Changed and new files and directories stand in it under their paths, whole; `.cbfs/removed.jsonl` in it lists the names that
+/// were removed. To bring all of it into the file system as it is now, unpack it there and look through that list.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cbfsctl instance export home -o home-kept.tar\n  \
+    cbfsctl instance export home | tar -t\n  tar -xOf home-kept.tar .cbfs/removed.jsonl"
+)]
+pub(crate) struct Args {
+    /// The file system (TAG, UUID prefix or full handle) or its mount point.
+    #[arg(value_name = "FS|DIR")]
+    instance: String,
+    /// Write the tar to this file, which must not exist.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    #[serde(flatten)]
+    what: &'a UnpublishedInfo,
+}
+
+/// Run it.
+pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
+    let client = context.client()?;
+    let instance = target::choose_instance(&args.instance, client.instances()?)?;
+    if args.output.is_none() && std::io::stdout().is_terminal() {
+        let error = Error::new(ErrorKind::Usage, "a tar is not written to a terminal");
+        return Err(error
+            .hint("redirect it (`> FILE`, `| tar -t`), or give -o FILE")
+            .into());
+    }
+    let what = client.unpublished(&instance.id)?;
+    match &args.output {
+        Some(path) => {
+            let describe = || format!("{} could not be written", path.display());
+            let file = File::create_new(path).context(describe)?;
+            let mut out = BufWriter::with_capacity(1 << 20, file);
+            let saved = client
+                .export_unpublished(&instance.id, &mut out)
+                .and_then(|()| out.flush().context(describe))
+                .and_then(|()| out.get_ref().sync_all().context(describe));
+            if let Err(e) = saved {
+                // Half a tar is worse than none.
+                if let Err(e) = std::fs::remove_file(path) {
+                    context
+                        .output
+                        .message(format_args!("{}: {e}", printable(&path.to_string_lossy())));
+                }
+                return Err(e.into());
+            }
+            if context.output.is_json() {
+                return context.output.json(&Shown {
+                    id: &instance.id,
+                    what: &what,
+                });
+            }
+        }
+        None => client.export_unpublished(&instance.id, &mut std::io::stdout().lock())?,
+    }
+    context.output.message(format_args!(
+        "{}: {} changed names are in the tar, {} removed ones in its .cbfs/removed.jsonl",
+        instance.id, what.changed, what.removed
+    ));
+    Ok(())
+}
