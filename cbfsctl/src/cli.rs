@@ -49,7 +49,7 @@ pub(crate) struct GlobalOptions {
         value_name = "PATH",
         help_heading = "Global options"
     )]
-    pub(crate) socket: Option<PathBuf>,
+    pub(crate) socket: Vec<PathBuf>,
 }
 
 #[cfg(test)]
@@ -90,10 +90,7 @@ mod tests {
         ] {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
             assert!(cli.global.json && !cli.global.quiet);
-            assert_eq!(
-                cli.global.socket.as_deref(),
-                Some(std::path::Path::new("/s"))
-            );
+            assert_eq!(cli.global.socket, [std::path::Path::new("/s")]);
         }
     }
 

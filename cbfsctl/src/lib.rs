@@ -20,6 +20,7 @@ mod mount_helper;
 mod output;
 mod path_text;
 mod progress;
+mod published_history;
 mod quantities;
 mod snapshot_in_bucket;
 mod snapshot_watch;

@@ -6,13 +6,14 @@
 
 use crate::client::DaemonClient;
 use crate::interrupt::Interrupt;
-use crate::output::{Outcome, Output, to_the_second};
+use crate::output::{Outcome, Output, printable, to_the_second};
 use crate::progress::Progress;
 use crate::quantities;
 use cbfs_core::api::SnapshotInfo;
 use cbfs_core::ids::SnapshotNumber;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent, StatusLine};
 use cbfs_core::{Error, ErrorKind};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Between two questions.
@@ -52,6 +53,7 @@ pub(crate) fn follow(
     let mut seen: Option<SnapshotInfo> = None;
     let mut lines_told = 0;
     let mut away_since: Option<Instant> = None;
+    let mut pace = Pace::default();
     loop {
         match client.snapshot(watch.fs, watch.number) {
             Ok(info) => {
@@ -69,7 +71,10 @@ pub(crate) fn follow(
                     seen = Some(info.clone());
                 }
                 let (done, total) = share_done(&info);
-                progress.update(done, total, || in_words(&info, started.elapsed()));
+                pace.note(started.elapsed(), &info);
+                progress.update(done, total, || {
+                    in_words(&info, started.elapsed()) + &pace.in_words(&info)
+                });
                 if info.state >= watch.until {
                     progress.finish();
                     return verdict(info);
@@ -168,6 +173,7 @@ fn transition(line: &StatusLine) -> Option<String> {
         }
         StatusEvent::Failure { reason, .. } => format!("attempt failed: {reason}"),
         StatusEvent::CancelRequested => "withdrawn".to_owned(),
+        StatusEvent::ObjectsRemoved { .. } => event_in_words(&line.event),
         StatusEvent::Attempt { .. }
         | StatusEvent::Cut { .. }
         | StatusEvent::Planned { .. }
@@ -176,6 +182,67 @@ fn transition(line: &StatusLine) -> Option<String> {
         | StatusEvent::ObjectSent { .. } => return None,
     };
     Some(format!("{what} ({})", to_the_second(&line.at)))
+}
+
+/// Any event of a status log in words.
+pub(crate) fn event_in_words(event: &StatusEvent) -> String {
+    use quantities::{bytes, count, plural};
+    match event {
+        StatusEvent::Requested { kind, epoch, .. } => {
+            let kind = format!("{kind:?}").to_lowercase();
+            format!("requested ({kind}) in epoch {epoch}")
+        }
+        StatusEvent::Attempt { attempt, .. } => format!("attempt {attempt}"),
+        StatusEvent::State { state } => format!("{} {}", glyph(*state), state.name()),
+        StatusEvent::Cut { xid } => format!("cut after transaction {xid}"),
+        StatusEvent::Planned {
+            inodes,
+            files,
+            bytes: size,
+        } => format!(
+            "planned: {}, {} with {}",
+            plural(*inodes, "inode", "inodes"),
+            plural(*files, "file", "files"),
+            bytes(*size)
+        ),
+        StatusEvent::Progress { files, bytes: done } => {
+            format!("{} files, {} done", count(*files), bytes(*done))
+        }
+        StatusEvent::ObjectMade { key, size } => {
+            format!("made {} ({})", printable(key), bytes(*size))
+        }
+        StatusEvent::ObjectSent { key, size } => {
+            format!("sent {} ({})", printable(key), bytes(*size))
+        }
+        StatusEvent::Retry {
+            what,
+            reason,
+            wait_ms,
+        } => {
+            let wait = quantities::duration(Duration::from_millis(*wait_ms));
+            let (what, reason) = (printable(what), printable(reason));
+            format!("{what} failed, again in {wait}: {reason}")
+        }
+        StatusEvent::CancelRequested => "withdrawn".to_owned(),
+        StatusEvent::ObjectsRemoved {
+            objects,
+            bytes: size,
+            left,
+            reason,
+        } => {
+            let gone = plural(*objects, "object", "objects");
+            let mut text = format!("{gone} ({}) removed from the bucket", bytes(*size));
+            if *left > 0 {
+                let reason = printable(reason.as_deref().unwrap_or("no reason told"));
+                text += &format!(", {} left: {reason}", count(*left));
+            }
+            text
+        }
+        StatusEvent::Failure { failure, reason } => {
+            let failure = format!("{failure:?}").to_lowercase();
+            format!("attempt failed ({failure}): {}", printable(reason))
+        }
+    }
 }
 
 /// How much of the work is done, of how much: making the objects weighs as much as sending them.
@@ -195,6 +262,62 @@ fn share_done(info: &SnapshotInfo) -> (u64, u64) {
         SnapshotState::Failed | SnapshotState::Cancelled => 0,
     };
     (done, WHOLE)
+}
+
+/// Bytes of the state at hand: done, of how many.
+fn work_of(info: &SnapshotInfo) -> Option<(u64, u64)> {
+    match info.state {
+        SnapshotState::Writing => Some((info.bytes_done, info.bytes_total)),
+        SnapshotState::Written | SnapshotState::Copying => Some((info.sent_bytes, info.made_bytes)),
+        _ => None,
+    }
+}
+
+/// How fast the work of a state goes, over the last seconds.
+#[derive(Debug, Default)]
+struct Pace {
+    state: Option<SnapshotState>,
+    /// When, and how many bytes were done then; oldest first.
+    samples: VecDeque<(Duration, u64)>,
+}
+
+impl Pace {
+    /// Rates are over this much time.
+    const WINDOW: Duration = Duration::from_secs(5);
+
+    fn note(&mut self, at: Duration, info: &SnapshotInfo) {
+        let Some((done, _)) = work_of(info) else {
+            self.samples.clear();
+            return;
+        };
+        // A new state counts something else, and a new attempt from the start.
+        let back = self
+            .samples
+            .back()
+            .is_some_and(|(_, before)| done < *before);
+        if self.state.replace(info.state) != Some(info.state) || back {
+            self.samples.clear();
+        }
+        self.samples.push_back((at, done));
+        while self.samples.len() > 2 && self.samples[1].0 + Pace::WINDOW <= at {
+            self.samples.pop_front();
+        }
+    }
+
+    /// `, RATE, TIME left`, as far as known.
+    fn in_words(&self, info: &SnapshotInfo) -> String {
+        let ends = self.samples.front().zip(self.samples.back());
+        let (Some((first, last)), Some((done, total))) = (ends, work_of(info)) else {
+            return String::new();
+        };
+        let rate = quantities::per_second(last.1.saturating_sub(first.1), last.0 - first.0);
+        if rate == 0 {
+            return String::new();
+        }
+        let left = total.saturating_sub(done).div_ceil(rate);
+        let rate = quantities::bytes(rate);
+        format!("  {rate}/s  {}:{:02} left", left / 60, left % 60)
+    }
 }
 
 /// The glyph of a state; always beside its name.
@@ -292,6 +415,30 @@ mod tests {
         snapshot 3 ✔ complete
         snapshot 3 ✖ failed
         ");
+    }
+
+    #[test]
+    fn rate_and_time_left_are_those_of_the_last_seconds_of_this_state() {
+        let mut pace = Pace::default();
+        let mut writing = info("writing");
+        let mut told = Vec::new();
+        for (second, mib) in [(0, 0), (1, 1), (2, 2), (10, 2), (11, 3)] {
+            writing.bytes_done = mib << 20;
+            pace.note(Duration::from_secs(second), &writing);
+            told.push(pace.in_words(&writing));
+        }
+        let wanted = [
+            "",
+            "  1.0 MiB/s  0:03 left",
+            "  1.0 MiB/s  0:02 left",
+            "",
+            "  114 KiB/s  0:10 left",
+        ];
+        assert_eq!(told, wanted);
+        // Sending is something else than writing.
+        let copying = info("copying");
+        pace.note(Duration::from_secs(12), &copying);
+        assert_eq!(pace.in_words(&copying), "");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use crate::manager::Manager;
 use crate::reload;
 use crate::server;
 use crate::service_manager::{self, Lengthy, Watchdog};
-use cbfs_core::clock::{Clock, System};
+use crate::shifted_clock::daemon_clock;
+use cbfs_core::clock::System;
 use cbfs_core::configuration::{self, LogSettings};
 use cbfs_core::environment;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
@@ -100,7 +101,7 @@ fn run(args: &Args) -> Result<()> {
         .enable_all()
         .build()
         .context(|| "the runtime could not be started".into())?;
-    let clock = Arc::new(System);
+    let clock = daemon_clock();
     let started_at = clock.now().to_rfc3339();
     let manager = Manager::new(&state_dir, clock, Arc::new(System))?;
     // Mounts first: when the socket answers, they are back.

@@ -14,6 +14,7 @@ pub mod mounted;
 mod reload;
 pub mod server;
 pub mod service_manager;
+mod shifted_clock;
 pub mod snapshots;
 pub mod space;
 pub mod tiering;

@@ -29,8 +29,9 @@ pub use promotion::{confirm_epoch, settle_base};
 pub use publication::{close_number, create_manifest, is_superseded};
 pub use settings::{change_settings, newer_settings, settings, settings_version};
 pub use snapshots::{
-    ListedManifest, all_manifests, find_snapshot, find_snapshot_id, last_of_epoch, latest_manifest,
-    latest_settled, load_manifest, manifests, published_ids, snapshot_ids,
+    HistoricSnapshot, ListedManifest, all_manifests, find_snapshot, find_snapshot_id, history,
+    last_of_epoch, latest_manifest, latest_settled, load_manifest, manifests, published_ids,
+    snapshot_ids,
 };
 
 use marks::delete_mark;

@@ -16,13 +16,21 @@
 use crate::error::{Context, Error, Result};
 use crate::format::ObjectRef;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use zstd::zstd_safe::{CParameter, DParameter};
 
 /// Decompressed bytes per frame of a seekable file.
 pub const FRAME_RAW: usize = 256 << 10;
+
+/// Most threads that decompress one file.
+const FRAME_THREADS: usize = 4;
 
 /// Magic number of the skippable frame with the seek table.
 const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
@@ -225,6 +233,125 @@ pub fn decompress_to_file(
     Ok(stored)
 }
 
+/// The same for a whole file in the seekable format, its frames on several threads, into `dst`, which is empty and is
+/// not fsynced. `None`, and nothing written, when the file has no seek table that fits it: any other zstd file.
+///
+/// # Errors
+/// As [`decompress_to_file`]; what is in `dst` is of no use then.
+pub fn decompress_seekable(
+    src: &File,
+    what: &str,
+    dst: &File,
+    max_raw: u64,
+) -> Result<Option<StoredObject>> {
+    let reading = || format!("{what} could not be read");
+    let Some(frames) = seek_table(src).context(reading)? else {
+        return Ok(None);
+    };
+    let raw: u64 = frames.iter().map(|frame| frame.raw as u64).sum();
+    if raw > max_raw {
+        let text = format!("{what} decompresses to more than {max_raw} bytes");
+        return Err(Error::damage(text));
+    }
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.min(FRAME_THREADS).min(frames.len()).max(1);
+    let next = AtomicUsize::new(0);
+    let mut output = HashingWriter::new(dst);
+    thread::scope(|scope| {
+        let (done, finished) = sync_channel(2 * threads);
+        for _ in 0..threads {
+            let (done, next, frames) = (done.clone(), &next, &frames);
+            scope.spawn(move || {
+                while let index = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some(frame) = frames.get(index)
+                {
+                    // Nobody listens any more after an error.
+                    if done.send((index, frame.read(src, what))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(done);
+        let mut early = BTreeMap::new();
+        let mut wanted = 0;
+        for (index, raw) in finished {
+            early.insert(index, raw?);
+            while let Some(raw) = early.remove(&wanted) {
+                output
+                    .write_all(&raw)
+                    .context(|| format!("the contents of {what} could not be written"))?;
+                wanted += 1;
+            }
+        }
+        if wanted != frames.len() {
+            return Err(Error::failed(format!(
+                "a thread that read {what} ended early"
+            )));
+        }
+        Ok(())
+    })?;
+    Ok(Some(output.finish().1))
+}
+
+/// One frame of a seekable file.
+struct Frame {
+    at: u64,
+    packed: usize,
+    raw: usize,
+}
+
+impl Frame {
+    fn read(&self, src: &File, what: &str) -> Result<Vec<u8>> {
+        let mut packed = vec![0; self.packed];
+        src.read_exact_at(&mut packed, self.at)
+            .context(|| format!("{what} could not be read"))?;
+        decompress_section(&packed, self.raw, what)
+    }
+}
+
+/// The frames of a seekable file, if that is what it is.
+fn seek_table(src: &File) -> io::Result<Option<Vec<Frame>>> {
+    let size = src.metadata()?.len();
+    let mut footer = [0; 9];
+    let Some(footer_at) = size.checked_sub(9) else {
+        return Ok(None);
+    };
+    src.read_exact_at(&mut footer, footer_at)?;
+    let word = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0_u64, |n, b| n << 8 | u64::from(*b))
+    };
+    let count = word(&footer[..4]);
+    // With a checksum in each entry (descriptor bit 7) it is not one of ours.
+    if word(&footer[5..]) != u64::from(SEEKABLE_MAGIC) || footer[4] != 0 {
+        return Ok(None);
+    }
+    let length = count * 8 + 9;
+    let Some(table_at) = size.checked_sub(length + 8) else {
+        return Ok(None);
+    };
+    let mut table = vec![0; (length + 8) as usize];
+    src.read_exact_at(&mut table, table_at)?;
+    if word(&table[..4]) != u64::from(SEEK_TABLE_MAGIC) || word(&table[4..8]) != length {
+        return Ok(None);
+    }
+    let mut frames = Vec::with_capacity(count as usize);
+    let mut at = 0_u64;
+    for entry in table[8..8 + count as usize * 8].chunks_exact(8) {
+        let (packed, raw) = (word(&entry[..4]) as usize, word(&entry[4..]) as usize);
+        // A frame of another size is not one of ours, and may ask for any amount of memory.
+        if raw > FRAME_RAW || packed > 2 * FRAME_RAW {
+            return Ok(None);
+        }
+        frames.push(Frame { at, packed, raw });
+        at += packed as u64;
+    }
+    Ok((at == table_at).then_some(frames))
+}
+
 /// Decompress one section (one frame) that must have exactly `raw_length` bytes. `what` names it.
 ///
 /// # Errors
@@ -305,6 +432,42 @@ mod tests {
                 (at, raw_at) = (at + size, raw_at + raw_size);
             }
             assert_eq!((at, raw_at), (table - 8, len));
+        }
+    }
+
+    #[test]
+    fn a_seekable_file_is_decompressed_on_several_threads_to_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (src, dst) = (dir.path().join("a"), dir.path().join("a.zst"));
+        let open = |path: &Path| File::open(path).unwrap();
+        for len in [0, 1, FRAME_RAW, 9 * FRAME_RAW + 77] {
+            let raw = sample(len);
+            std::fs::write(&src, &raw).unwrap();
+            compress_seekable(&src, &dst, 3).unwrap();
+            let back = dir.path().join(format!("back-{len}"));
+            let file = File::create(&back).unwrap();
+            let unpacked = decompress_seekable(&open(&dst), "a.zst", &file, len as u64).unwrap();
+            assert_eq!(unpacked, Some(StoredObject::of(raw.as_slice()).unwrap()));
+            assert_eq!(std::fs::read(&back).unwrap(), raw);
+            if len > 0 {
+                let bomb = decompress_seekable(&open(&dst), "a.zst", &file, len as u64 - 1);
+                assert_eq!(bomb.unwrap_err().kind(), ErrorKind::Damage);
+            }
+        }
+        let mut packed = std::fs::read(&dst).unwrap();
+        let file = File::create(dir.path().join("bad")).unwrap();
+        packed[300] ^= 1;
+        std::fs::write(&dst, &packed).unwrap();
+        let damaged = decompress_seekable(&open(&dst), "a.zst", &file, u64::MAX).unwrap_err();
+        assert_eq!(damaged.kind(), ErrorKind::Damage);
+        // What is no seekable file is left to the other way.
+        let plain = zstd::stream::encode_all(sample(1000).as_slice(), 3).unwrap();
+        let cut = &packed[..packed.len() - 1];
+        let shifted = [b"x", packed.as_slice()].concat();
+        for other in [plain.as_slice(), cut, shifted.as_slice(), b"", b"short"] {
+            std::fs::write(&dst, other).unwrap();
+            let skipped = decompress_seekable(&open(&dst), "a.zst", &file, u64::MAX).unwrap();
+            assert_eq!(skipped, None);
         }
     }
 

@@ -197,6 +197,19 @@ pub enum StatusEvent {
     /// A person withdrew the request while it was being carried out; `State` `cancelled` follows once the
     /// step at hand has ended, or `complete` when the manifest existed already.
     CancelRequested,
+    /// The request has failed or was cancelled, and what it had sent was removed from the bucket, as well as
+    /// that went. Comes after the final state.
+    ObjectsRemoved {
+        /// Objects removed (or found absent).
+        objects: u64,
+        /// Their bytes as stored.
+        bytes: u64,
+        /// Objects that may still be there: garbage collection's.
+        left: u64,
+        /// Why they are left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// The attempt failed; a `State` line with `failed` or an earlier state follows.
     Failure {
         /// Whether it may pass.

@@ -99,6 +99,7 @@ impl Node {
     pub fn environment_of(&self, mut command: Command) -> Command {
         for variable in [
             "CBFS_BUCKET",
+            "CBFS_CLOCK_OFFSET_FILE",
             "CBFS_CONFIG",
             "CBFS_FAILPOINT",
             "CBFS_LOG",
@@ -125,6 +126,28 @@ impl Node {
         let mut command = self.command();
         command.args(args);
         Ran::of(&mut command)
+    }
+
+    /// Run `cbfsctl` for as long as the daemon lives: it would give a daemon that has died time to come
+    /// back. `None` when the daemon died first.
+    pub fn ctl_while_alive<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Option<ExitStatus> {
+        let mut command = self.command();
+        command.args(args).stdout(Stdio::null());
+        let mut child = command.spawn().expect("cbfsctl could not be spawned");
+        loop {
+            if let Some(status) = child.try_wait().expect("the state of cbfsctl") {
+                return Some(status);
+            }
+            if !self.is_running() {
+                let _ = child.kill();
+                child.wait().expect("the end of cbfsctl");
+                return None;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// Run `cbfsctl --json` and parse what it prints.

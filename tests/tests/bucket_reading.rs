@@ -6,6 +6,7 @@
 mod reading {
     mod diff;
     mod export;
+    mod history;
     mod index;
     mod log;
     mod verify;

@@ -298,6 +298,22 @@ fn it_moves_by_itself_and_goes_on_after_a_kill() {
     m.snapshot();
     f.wait("at snapshot 2", |line| line["snapshot"] == 2);
     assert_eq!(fs::read(f.at("file")).unwrap(), b"2");
+    // The master's node hears of it, through the bucket.
+    let begun = Instant::now();
+    let heard = loop {
+        let all = m.node.json(["slave", "list", &m.fs]);
+        match all.as_array().unwrap().first() {
+            Some(line) => break line.clone(),
+            None => assert!(begun.elapsed() < PATIENCE, "no sign of the follower"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(
+        (&heard["here"], &heard["follow"]),
+        (&false.into(), &1.into())
+    );
+    assert_eq!(heard["id"], format!("{}@latest", m.fs));
+    assert_eq!(heard["mount_point"], f.mnt.to_str().unwrap());
     f.node.kill9();
     fs::write(m.at("file"), "3").unwrap();
     m.snapshot();

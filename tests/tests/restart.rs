@@ -386,10 +386,14 @@ fn a_kill_at_every_rename_sync_and_removal_of_a_snapshot_leaves_all_of_it() {
                 return;
             };
             // The daemon may die before it answers.
-            let asked = m
-                .node
-                .ctl(["snapshot", "create", &m.fs, "--wait", "--timeout", "60"]);
-            if m.node.is_running() && asked.code == Some(0) {
+            let asked = m.node.ctl(["snapshot", "create", &m.fs]);
+            let number: Option<u64> = asked.stdout.trim().parse().ok();
+            let ended = number.and_then(|number| {
+                let snapshot = format!("{}@{number}", m.fs);
+                let watch = ["snapshot", "watch", &snapshot, "--timeout", "60"];
+                m.node.ctl_while_alive(watch)
+            });
+            if m.node.is_running() && ended.is_some_and(|status| status.success()) {
                 strace.kill().unwrap();
                 strace.wait().unwrap();
                 // strace leaves with its process untouched.
@@ -400,7 +404,7 @@ fn a_kill_at_every_rename_sync_and_removal_of_a_snapshot_leaves_all_of_it() {
                 m.node.start();
             }
             assert_same(&format!("{call} {nth}"), &before, &m.fingerprint());
-            if let Ok(number) = asked.stdout.trim().parse() {
+            if let Some(number) = number {
                 m.wait_for(number);
                 m.assert_snapshot_is(number, &before);
             }

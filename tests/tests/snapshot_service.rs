@@ -252,7 +252,7 @@ fn create_named(m: &Master, name: &str) -> cbfs_tests::Ran {
 #[test]
 fn a_deleted_snapshot_is_gone_from_view_and_later_ones_stay_exact() {
     needs_fuse!();
-    let m = Master::with_directory_bucket();
+    let m = Master::new();
     cbfs_tests::tree::build(&m.dir("tree"));
     create_named(&m, "base").ok();
     cbfs_tests::tree::change(&m.at("tree"));
@@ -292,7 +292,7 @@ fn a_deleted_snapshot_is_gone_from_view_and_later_ones_stay_exact() {
 #[test]
 fn the_latest_and_held_snapshots_are_not_deleted() {
     needs_fuse!();
-    let m = Master::with_directory_bucket();
+    let m = Master::new();
     fs::write(m.at("file"), "first").unwrap();
     let first = m.snapshot();
     let delete = |number: u64| {
@@ -455,7 +455,7 @@ fn set(m: &Master, args: &[&str]) -> String {
 #[test]
 fn periodic_snapshots_come_by_themselves_and_retention_keeps_what_was_asked() {
     needs_fuse!();
-    let m = Master::with_directory_bucket();
+    let m = Master::new();
     fs::write(m.at("file"), "contents").unwrap();
     create_named(&m, "mine").ok();
     let shown = set(&m, &["--every", "1s", "--keep-last", "2"]);

@@ -480,8 +480,9 @@ fn names_are_unique_and_mean_their_snapshot() {
     fs::write(m.at("file"), "two").unwrap();
     create("after").ok();
     create("before").fails(11, &["before", "another name"]);
-    for bad in ["latest", "12", "no/slash", ""] {
-        create(bad).fails(2, &[]);
+    let long = "x".repeat(300);
+    for bad in ["latest", "12", "no/slash", "two\nlines", "", "..", &long] {
+        create(bad).fails(2, &["name of a snapshot"]);
     }
     let slave = m.slave_of("before");
     assert_eq!(fs::read_to_string(slave.mnt.join("file")).unwrap(), "one");

@@ -31,7 +31,7 @@ fn refused<T>(result: io::Result<T>) -> Option<i32> {
 #[test]
 fn a_copy_from_it_is_the_snapshot_and_a_deleted_file_comes_back() {
     needs_fuse!();
-    let m = Master::with_directory_bucket();
+    let m = Master::new();
     tree::build(&m.dir("tree"));
     fs::write(m.at("lost"), noise(1, 3_000_000)).unwrap();
     let before = Fingerprint::take(&m.mnt, Exactness::Copy);
@@ -75,7 +75,7 @@ fn a_copy_from_it_is_the_snapshot_and_a_deleted_file_comes_back() {
 #[test]
 fn it_lists_numbers_and_names_as_they_come_and_the_root_does_not_list_it() {
     needs_fuse!();
-    let m = Master::with_directory_bucket();
+    let m = Master::new();
     let visible = m.at(".cbfs/snapshots");
     assert_eq!(names(&visible), BTreeSet::new());
     assert!(!m.instance_dir().join("visible").exists(), "it has a cost");
@@ -120,7 +120,7 @@ fn it_lists_numbers_and_names_as_they_come_and_the_root_does_not_list_it() {
 #[test]
 fn nothing_in_it_can_be_changed() {
     needs_fuse!();
-    let m = Master::with_directory_bucket();
+    let m = Master::new();
     tree::build(&m.dir("tree"));
     let before = Fingerprint::take(&m.mnt, Exactness::Copy);
     m.snapshot();
@@ -149,7 +149,7 @@ fn nothing_in_it_can_be_changed() {
 #[test]
 fn more_snapshots_than_are_kept_open_can_be_used_at_once_also_after_a_kill() {
     needs_fuse!();
-    let m = Master::with_directory_bucket();
+    let m = Master::new();
     for round in 1..=9u64 {
         fs::write(m.at("file"), noise(round, 2_500_000)).unwrap();
         assert_eq!(m.snapshot(), round);

@@ -6,17 +6,21 @@ use crate::client::DaemonClient;
 use crate::interrupt::Interrupt;
 use crate::log_text;
 use crate::output::{Outcome, Output, Stop};
-use crate::snapshot_in_bucket::Wanted;
+use crate::published_history::{self, Gap};
+use crate::target;
+use cbfs_core::bucket::Bucket;
+use cbfs_core::catalog::HistoricSnapshot;
 use cbfs_core::change_log::{PathTracker, Resolved, covering, parse_line, read_log};
 use cbfs_core::clock::{Clock, System};
 use cbfs_core::cloud_snapshot::{CloudSnapshot, Scratch};
 use cbfs_core::format::log::LogRecord;
 use cbfs_core::format::manifest::Manifest;
-use cbfs_core::handle::SnapshotSelector;
+use cbfs_core::handle::{FsAndSnapshot, Handle, SnapshotSelector};
 use cbfs_core::ids::{SnapshotNumber, Xid};
 use cbfs_core::inode::Timestamp;
 use cbfs_core::layers::Layer;
 use cbfs_core::names::JsonPath;
+use cbfs_core::snapshot::SnapshotState;
 use cbfs_core::{Error, ErrorKind, Result, catalog};
 use serde::Serialize;
 use std::sync::Arc;
@@ -27,8 +31,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Print the change log of a file system: every operation, when, and on which path.
 ///
-/// Published logs come from the bucket; what is not published yet comes from this node's daemon,
-/// where it has the master. Paths are those at the moment of the operation; an inode whose name is
+/// Published logs come from the bucket, those of deleted snapshots included; what is not published yet comes
+/// from this node's daemon, where it has the master. While the bucket is away, so does recent history, which
+/// stays on the node for a while. What no log has any more is told as a gap. Paths are those at the moment of the operation; an inode whose name is
 /// not known is shown by its number. Times are those of the master's clock, in UTC. Attributes that
 /// changed along with something else, and access times, are only in --json.
 ///
@@ -41,7 +46,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
     cbfsctl log home --follow\n  \
     cbfsctl log home --since @latest --json | jq -r '.paths[].path'\n\n\
     With --json each operation is a line: xid, time, events as in log.jsonl.zst (docs/format.md),\n\
-    snapshot (where published), and paths: for each event `path` or `path_hex`, and `to` of a rename.")]
+    snapshot (where published), and paths: for each event `path` or `path_hex`, and `to` of a rename.\n\
+    A gap is a line with `gap`: from, to, reason.")]
 pub(crate) struct Args {
     /// The file system: TAG, UUID prefix or full handle.
     #[arg(value_name = "FS")]
@@ -82,52 +88,65 @@ struct Filter {
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let wanted = Wanted::find(&args.fs, &args.bucket, context)?;
-    if args.fs.contains('@') {
+    let target: FsAndSnapshot = args.fs.parse()?;
+    if target.snapshot.is_some() {
         let error = Error::new(
             ErrorKind::Usage,
             "a log is of a file system, not of a snapshot",
         );
         return Err(error.hint("write FS --since @SNAP").into());
     }
-    let now = System.now();
-    let manifests = catalog::manifests(&*wanted.bucket, &wanted.fs)?;
-    let filter = filter(args, &wanted, &manifests, now)?;
+    let client = context.client()?;
+    let found = target::locate(target.fs.as_str(), &args.bucket, &client).and_then(|located| {
+        let bucket = located.open_bucket()?;
+        let history = catalog::history(&*bucket, &located.fs)?;
+        Ok((located.fs, bucket, history))
+    });
+    let (fs, bucket, history) = match found {
+        Err(e) if e.kind() == ErrorKind::BucketUnreachable => {
+            let here = client
+                .instances()
+                .and_then(|instances| target::handle_on_this_node(target.fs.as_str(), &instances));
+            let Ok(fs) = here else { return Err(e.into()) };
+            let text =
+                "only what this node still has is shown, with the names that are known from it";
+            context.output.warning(format_args!("{text}: {e}"));
+            return local(args, &fs, &client, context);
+        }
+        found => found?,
+    };
+    let wanted = Published { bucket, fs };
+    let manifests: Vec<&Manifest> = history.iter().filter_map(|s| s.manifest.as_ref()).collect();
+    let cut_of = |selector: &SnapshotSelector| wanted.cut_of(&history, selector);
+    let filter = filter(args, &cut_of, System.now())?;
     let scratch = Arc::new(Scratch::new()?);
     let interrupt = Interrupt::install("interrupted again: temporary files stay behind")?;
-    let client = context.client()?;
     let latest = manifests.last().map_or(Xid(0), |m| m.xid.to);
-    let mut published = covering(manifests.clone(), filter.from, filter.to);
-    published.retain(|m| !ends_before(m, filter.after));
-    // Paths start from the snapshot before the first log that is read.
-    let base = match published.first() {
-        Some(first) => parent_of(first, &manifests),
-        None => manifests.last().cloned(),
-    };
-    let base = base.map(|manifest| {
-        let bucket = Arc::clone(&wanted.bucket);
-        CloudSnapshot::open(bucket, manifest, Arc::clone(&scratch))
-    });
-    let base = match base.transpose() {
-        Ok(base) => base,
-        Err(e) if e.kind() == ErrorKind::Damage => {
-            let text = format!("names from before are not known: {e}");
-            context.output.warning(text);
-            None
+    let recent = |m: &Manifest| !ends_before(m, filter.after);
+    let range = (filter.from, filter.to);
+    let runs = published_history::runs(&*wanted.bucket, &wanted.fs, &history, range, recent)?;
+    let mut bases = Vec::with_capacity(runs.len());
+    for run in &runs {
+        // Paths start from the snapshot before the first log that is read.
+        let base = match run.logs.first() {
+            Some(first) => parent_of(first, &manifests),
+            None => manifests.last().copied(),
+        };
+        bases.push(match base {
+            Some(base) => wanted.names(base, &scratch, &mut context.output)?,
+            None => None,
+        });
+    }
+    let mut printer = Printer::new(filter, &mut context.output, &interrupt);
+    for (run, base) in runs.iter().zip(&bases) {
+        for gap in &run.gaps {
+            printer.gap(gap)?;
         }
-        Err(e) => return Err(e.into()),
-    };
-    let layer = base.as_ref().map(|base| base.stack() as &dyn Layer);
-    let mut printer = Printer {
-        tracker: PathTracker::new(layer),
-        filter,
-        output: &mut context.output,
-        interrupt: &interrupt,
-        next: Xid(0),
-        stop: None,
-    };
-    for manifest in published {
-        printer.published(&wanted, &manifest, &scratch)?;
+        let layer = base.as_ref().map(|base| base.stack() as &dyn Layer);
+        printer.tracker = PathTracker::new(layer);
+        for manifest in &run.logs {
+            printer.published(&wanted, manifest, &scratch)?;
+        }
     }
     printer.next = Xid(printer.next.0.max(latest.0 + 1));
     if printer.filter.to < printer.next {
@@ -136,17 +155,109 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     tail(args, &wanted, &client, &scratch, &mut printer)
 }
 
+/// Where the published logs are.
+struct Published {
+    bucket: Arc<dyn Bucket>,
+    fs: Handle,
+}
+
+impl Published {
+    /// The cut of a snapshot, deleted or not. A name means the one that has it now.
+    fn cut_of(&self, history: &[HistoricSnapshot], selector: &SnapshotSelector) -> Result<Xid> {
+        let fits = |m: &&Manifest| match selector {
+            SnapshotSelector::Number(number) => m.number == *number,
+            SnapshotSelector::Name(name) => m.name.as_ref() == Some(name),
+            SnapshotSelector::Latest => false,
+        };
+        let of = |deleted: bool| {
+            let some = history.iter().rev().filter(move |s| s.deleted == deleted);
+            some.filter_map(|s| s.manifest.as_ref()).find(fits)
+        };
+        match of(false).or_else(|| of(true)) {
+            Some(manifest) => Ok(manifest.xid.to),
+            None => {
+                let found = catalog::find_snapshot(&*self.bucket, &self.fs, selector);
+                found.map(|manifest| manifest.xid.to)
+            }
+        }
+    }
+
+    /// The names in a snapshot; `None` where they cannot be had any more.
+    fn names(
+        &self,
+        base: &Manifest,
+        scratch: &Arc<Scratch>,
+        output: &mut Output,
+    ) -> Result<Option<CloudSnapshot>> {
+        let bucket = Arc::clone(&self.bucket);
+        match CloudSnapshot::open(bucket, base.clone(), Arc::clone(scratch)) {
+            Ok(base) => Ok(Some(base)),
+            Err(e) if matches!(e.kind(), ErrorKind::Damage | ErrorKind::NotFound) => {
+                output.warning(format_args!("names from before are not known: {e}"));
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// The bucket is away: what the daemon's journal still has.
+fn local(args: &Args, fs: &Handle, client: &DaemonClient, context: &mut Context) -> Outcome {
+    let requests = client.snapshots(&fs.to_string())?;
+    let cut_of = |selector: &SnapshotSelector| {
+        let complete = requests
+            .iter()
+            .filter(|r| r.state == SnapshotState::Complete);
+        let found = match selector {
+            SnapshotSelector::Latest => complete.max_by_key(|r| (r.epoch, r.number)),
+            selector => complete
+                .filter(|r| target::is_request(r, selector))
+                .max_by_key(|r| r.epoch),
+        };
+        found.and_then(|r| r.xid).ok_or_else(|| {
+            let text = format!("the cut of {fs}@{selector} is not known without the bucket");
+            Error::new(ErrorKind::BucketUnreachable, text)
+                .hint("give a transaction or a time as the bound")
+        })
+    };
+    let filter = filter(args, &cut_of, System.now())?;
+    let interrupt = Interrupt::install("interrupted again")?;
+    let from = filter.from;
+    let mut printer = Printer::new(filter, &mut context.output, &interrupt);
+    let mut begun = false;
+    let answer = client.change_log(&fs.to_string(), Xid(0), args.follow, &mut |line| {
+        let Some(line) = line else {
+            return Ok(printer.interrupt.check().is_ok());
+        };
+        let record = parse_line(line)?;
+        if !begun && record.xid > from {
+            let text = format!(
+                "what was before transaction {} is in the bucket only",
+                record.xid
+            );
+            printer.output.message(text);
+        }
+        begun = true;
+        printer.record(record, None)
+    });
+    if let Some(stop) = printer.stop.take() {
+        return Err(stop);
+    }
+    printer.interrupt.check()?;
+    Ok(answer?)
+}
+
 /// What is not published yet; with `--follow` for ever.
 fn tail(
     args: &Args,
-    wanted: &Wanted,
+    wanted: &Published,
     client: &DaemonClient,
     scratch: &Arc<Scratch>,
     printer: &mut Printer<'_>,
 ) -> Outcome {
     loop {
         let (fs, from) = (wanted.fs.to_string(), printer.next);
-        let mut gap = None;
+        let mut missing = None;
         let answer = client.change_log(&fs, from, args.follow, &mut |line| {
             let record = match line {
                 Some(line) => parse_line(line)?,
@@ -154,7 +265,7 @@ fn tail(
             };
             // Published and trimmed meanwhile: the bucket has what lies between.
             if record.xid > printer.next {
-                gap = Some(record.xid);
+                missing = Some(record.xid);
                 return Ok(false);
             }
             printer.record(record, None)
@@ -164,7 +275,7 @@ fn tail(
         }
         printer.interrupt.check()?;
         match answer {
-            Ok(()) if gap.is_none() && !args.follow => return Ok(()),
+            Ok(()) if missing.is_none() && !args.follow => return Ok(()),
             Ok(()) => {}
             // No daemon, or no master here: the bucket is all there is.
             Err(e)
@@ -189,8 +300,16 @@ fn tail(
         for manifest in covering(manifests, printer.next, printer.filter.to) {
             printer.published(wanted, &manifest, scratch)?;
         }
-        if let Some(xid) = gap.filter(|_| printer.next == before) {
-            // No log has what lies between: a new epoch, or the first.
+        if let Some(xid) = missing.filter(|_| printer.next == before) {
+            // A new epoch begins with a jump; else no log has what lies between.
+            if before.0 >> 48 == xid.0 >> 48 {
+                printer.gap(&Gap {
+                    from: before,
+                    to: Xid(xid.0 - 1),
+                    snapshot: None,
+                    reason: "neither the bucket nor this node has them",
+                })?;
+            }
             printer.next = xid;
         }
     }
@@ -224,8 +343,39 @@ struct ShownPaths {
     to: Option<JsonPath>,
 }
 
-impl Printer<'_> {
-    fn published(&mut self, wanted: &Wanted, manifest: &Manifest, scratch: &Scratch) -> Outcome {
+impl<'a> Printer<'a> {
+    fn new(filter: Filter, output: &'a mut Output, interrupt: &'a Interrupt) -> Printer<'a> {
+        Printer {
+            tracker: PathTracker::new(None),
+            filter,
+            output,
+            interrupt,
+            next: Xid(0),
+            stop: None,
+        }
+    }
+
+    /// Tell what no log has any more: on stderr, and with `--json` as a line of its own.
+    fn gap(&mut self, gap: &Gap) -> Outcome {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            gap: &'a Gap,
+        }
+        if self.output.is_json() {
+            return self.output.json_line(&Line { gap });
+        }
+        let of = match gap.snapshot {
+            Some(number) => format!(" (snapshot {number})"),
+            None => String::new(),
+        };
+        self.output.warning(format_args!(
+            "transactions {} to {}{of} are missing here: {}",
+            gap.from, gap.to, gap.reason
+        ));
+        Ok(())
+    }
+
+    fn published(&mut self, wanted: &Published, manifest: &Manifest, scratch: &Scratch) -> Outcome {
         let number = Some(manifest.number);
         let read = read_log(&*wanted.bucket, manifest, scratch, |record| {
             match self.record(record, number)? {
@@ -295,7 +445,11 @@ impl Printer<'_> {
     }
 }
 
-fn filter(args: &Args, wanted: &Wanted, manifests: &[Manifest], now: Timestamp) -> Result<Filter> {
+fn filter(
+    args: &Args,
+    cut_of: &dyn Fn(&SnapshotSelector) -> Result<Xid>,
+    now: Timestamp,
+) -> Result<Filter> {
     let mut filter = Filter {
         from: Xid(0),
         to: Xid(i64::MAX.unsigned_abs()),
@@ -305,20 +459,6 @@ fn filter(args: &Args, wanted: &Wanted, manifests: &[Manifest], now: Timestamp) 
             let path = path.trim_matches('/');
             path.strip_prefix("./").unwrap_or(path).as_bytes().to_vec()
         }),
-    };
-    let cut_of = |selector: &SnapshotSelector| -> Result<Xid> {
-        let known = manifests.iter().find(|m| match selector {
-            SnapshotSelector::Number(number) => m.number == *number,
-            SnapshotSelector::Name(name) => m.name.as_ref() == Some(name),
-            SnapshotSelector::Latest => false,
-        });
-        match known {
-            Some(manifest) => Ok(manifest.xid.to),
-            None => {
-                let found = catalog::find_snapshot(&*wanted.bucket, &wanted.fs, selector);
-                found.map(|manifest| manifest.xid.to)
-            }
-        }
     };
     match args
         .since
@@ -382,9 +522,9 @@ fn ends_before(manifest: &Manifest, time: Timestamp) -> bool {
     Timestamp::parse_rfc3339(&manifest.created_at).is_some_and(|created| created < time)
 }
 
-fn parent_of(manifest: &Manifest, all: &[Manifest]) -> Option<Manifest> {
+fn parent_of<'a>(manifest: &Manifest, all: &[&'a Manifest]) -> Option<&'a Manifest> {
     let parent = manifest.parent?;
-    all.iter().find(|m| m.id() == parent).cloned()
+    all.iter().copied().find(|m| m.id() == parent)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod mount;
 mod slave;
 mod snapshot;
 mod status;
+mod tui;
 mod umount;
 mod util;
 
@@ -21,7 +22,7 @@ pub(crate) use util::{daemon_command, is_called_as_daemon, run_daemon};
 use crate::cli::GlobalOptions;
 use crate::client::DaemonClient;
 use crate::output::{Outcome, Output};
-use cbfs_core::{Result, environment};
+use cbfs_core::{Error, ErrorKind, Result, environment};
 use clap::Subcommand;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Bucket(bucket::BucketCommand),
     Status(status::Args),
+    Tui(tui::Args),
     Doctor(doctor::Args),
     #[command(subcommand)]
     Daemon(daemon::DaemonCommand),
@@ -68,13 +70,21 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     /// The daemon's socket.
     pub(crate) socket: PathBuf,
+    /// All sockets that were given.
+    pub(crate) sockets: Vec<PathBuf>,
 }
 
 impl Context {
     /// From the global options, the environment, and the settings that were loaded.
     pub(crate) fn new(output: Output, global: &GlobalOptions) -> Context {
-        let socket = global.socket.clone().unwrap_or_else(environment::socket);
-        Context { output, socket }
+        let sockets = global.socket.clone();
+        let socket = sockets.first().cloned();
+        let socket = socket.unwrap_or_else(environment::socket);
+        Context {
+            output,
+            socket,
+            sockets,
+        }
     }
 
     /// A client of this node's daemon.
@@ -85,6 +95,12 @@ impl Context {
 
 /// Run `command`; the exit code is 0 unless it is the daemon itself, or findings of `doctor`.
 pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> {
+    if context.sockets.len() > 1 && !matches!(command, Command::Tui(_)) {
+        let error = Error::new(ErrorKind::Usage, "more than one --socket was given");
+        return Err(error
+            .hint("only `cbfsctl tui` watches several daemons")
+            .into());
+    }
     match command {
         Command::Fs(command) => fs::run(command, context)?,
         Command::Mount(args) => mount::run(&args, context)?,
@@ -97,6 +113,7 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Epoch(command) => epoch::run(command, context)?,
         Command::Bucket(command) => bucket::run(command, context)?,
         Command::Status(args) => status::run(&args, context)?,
+        Command::Tui(args) => tui::run(&args, context)?,
         Command::Doctor(args) => return doctor::run(&args, context),
         Command::Daemon(command) => daemon::run(command, context)?,
         Command::Demo(args) => demo::run(&args, context)?,

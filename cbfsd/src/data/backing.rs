@@ -75,14 +75,19 @@ impl BackingFiles {
             durable_file::sync_dir(dir)
         };
         make().context(|| format!("{} could not be created", dir.display()))?;
-        Ok(BackingFiles {
+        Ok(BackingFiles::none(dir))
+    }
+
+    /// Those of an instance that has none and makes none; nothing is created.
+    pub fn none(dir: &Path) -> BackingFiles {
+        BackingFiles {
             dir: dir.to_owned(),
             open: Mutex::default(),
             state: Mutex::default(),
             reaping: Mutex::default(),
             counted: AtomicBool::new(false),
             allocated: AtomicI64::new(0),
-        })
+        }
     }
 
     /// Where a file lies below the directory of backing files.

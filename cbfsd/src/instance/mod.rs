@@ -28,7 +28,7 @@ pub use unpublished::Unpublished;
 
 use crate::data::{BackingFiles, Preserved};
 use crate::failpoints::{self, reach};
-use crate::journal::{Event, Journal, Syncer};
+use crate::journal::{Event, History, Journal, Syncer};
 use crate::kvs::{Found, Inode, Kvs, Tables};
 use crate::space::Space;
 use crate::tiering::tier_in::TierIn;
@@ -132,6 +132,8 @@ pub struct Instance {
     /// `None` on a slave.
     journal: Option<Mutex<Journal>>,
     syncer: Option<Arc<Syncer>>,
+    /// What of the journal is published.
+    history: History,
     gate: RwLock<()>,
     stripes: Vec<RwLock<()>>,
     backing: BackingFiles,

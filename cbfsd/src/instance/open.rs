@@ -7,7 +7,7 @@
 use super::replay::replay;
 use super::{Instance, Lookups, MountTraffic, Options, fence};
 use crate::data::BackingFiles;
-use crate::journal::{Event, Journal};
+use crate::journal::{Event, History, Journal};
 use crate::kvs::{Committed, Counters, Kvs};
 use crate::space::{Space, full_errno};
 use crate::tiering::tier_in::TierIn;
@@ -195,6 +195,7 @@ impl Instance {
             kvs,
             journal: Some(Mutex::new(journal)),
             syncer: Some(syncer),
+            history: History::new(&journal_dir),
             gate: RwLock::new(()),
             stripes: stripes(),
             backing,
@@ -241,9 +242,10 @@ impl Instance {
             lock,
         } = Inherited::or_new(inherited, &dir)?;
         let block_size = stack.block_size();
+        let history = History::new(&dir.join("journal"));
         let kvs = Kvs::read_only(stack, counters, block_size);
         kvs.limit_cache(options.cache_limit);
-        let backing = BackingFiles::open_dir(&dir.join("data"))?;
+        let backing = BackingFiles::none(&dir.join("data"));
         Ok(Arc::new(Instance {
             id,
             dir,
@@ -254,6 +256,7 @@ impl Instance {
             kvs,
             journal: None,
             syncer: None,
+            history,
             gate: RwLock::new(()),
             stripes: stripes(),
             backing,

@@ -3,10 +3,11 @@
 //! the ballast's room.
 
 use super::Instance;
+use crate::journal::Keep;
 use crate::kvs::INLINE_MAX;
 use crate::space::{Loan, Measured, Space, may_be_full};
 use cbfs_core::error::{Context, Result};
-use cbfs_core::ids::Ino;
+use cbfs_core::ids::{Ino, Xid};
 use cbfs_fuse::{Errno, OpResult, Refusal};
 use std::sync::atomic::Ordering;
 
@@ -113,6 +114,12 @@ impl Instance {
         files.map_or(0, |f| f.all) + self.backing.allocated()
     }
 
+    /// Everything up to `through` is in a complete snapshot: keep of the journal what is wanted of it as
+    /// history.
+    pub fn keep_history(&self, through: Xid, keep: &Keep) -> Result<()> {
+        self.history.advance(through, keep, self.clock.now())
+    }
+
     /// Where the answer is not another anyway.
     fn writable_space(&self) -> Option<&Space> {
         let space = self.space.as_ref();
@@ -142,7 +149,9 @@ impl Instance {
         Measured {
             dirty: self.kvs.tables().dirty_bytes() as u64,
             data: self.backing.allocated(),
-            doomed: self.backing.doomed_bytes(self.preserved().map(|p| p.cut)),
+            // History goes when room is needed.
+            doomed: self.backing.doomed_bytes(self.preserved().map(|p| p.cut))
+                + self.history.bytes(),
         }
     }
 
@@ -153,11 +162,13 @@ impl Instance {
         if space.reclaimed() == seen
             && self.reclaimed_at.load(Ordering::SeqCst) == xid
             && !self.backing.holds_space()
+            && self.history.bytes() == 0
         {
             return false;
         }
         space.reclaim(seen, || {
-            let steps: [(&str, &dyn Fn() -> Result<()>); 3] = [
+            let steps: [(&str, &dyn Fn() -> Result<()>); 4] = [
+                ("change log", &|| self.history.give_up()),
                 ("sync", &|| self.sync_everything()),
                 ("flush", &|| self.flush()),
                 ("shrink", &|| self.with_reserve(|| self.kvs.shrink())),

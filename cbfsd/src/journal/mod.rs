@@ -6,9 +6,11 @@
 //! segment is rolled at a cut, at [`SEGMENT_BYTES`] or when asked; an older segment is always synced
 //! before a newer one counts as durable, so what survives is a prefix.
 
+mod history;
 pub mod record;
 mod replay;
 
+pub use history::{History, Keep};
 pub use record::{Event, Record};
 pub use replay::{SegmentReader, read_range, segments};
 
@@ -18,7 +20,7 @@ use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::ids::Xid;
 use cbfs_core::inode::Timestamp;
 use parking_lot::{Condvar, Mutex};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -316,27 +318,4 @@ fn new_segment(dir: &Path, first: Xid) -> io::Result<File> {
     file.write_all_at(record::MAGIC, 0)?;
     reach(failpoints::SEGMENT_BEGUN);
     Ok(file)
-}
-
-/// Remove the segments all of whose records are at or before `through`, except the newest.
-pub fn trim(dir: &Path, through: Xid) -> Result<u64> {
-    let all = segments(dir)?;
-    let mut removed = 0;
-    for pair in all.windows(2) {
-        if pair[1].0 <= through.next() {
-            fs::remove_file(&pair[0].1).context(|| {
-                format!(
-                    "the journal segment {} could not be removed",
-                    pair[0].1.display()
-                )
-            })?;
-            removed += 1;
-            reach(failpoints::TRIM_BETWEEN);
-        }
-    }
-    if removed > 0 {
-        durable_file::sync_dir(dir)
-            .context(|| "the journal directory could not be synced".into())?;
-    }
-    Ok(removed)
 }

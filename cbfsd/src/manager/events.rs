@@ -153,11 +153,7 @@ impl EventHub {
         let (severity, text, causes) = if state_before != Some(snapshot.state) {
             match snapshot.state {
                 SnapshotState::Queued => (Severity::Info, "is queued".to_owned(), vec![]),
-                SnapshotState::Collected => {
-                    let at = snapshot.xid.map(|xid| format!(" at xid {xid}"));
-                    let text = format!("is cut{}", at.unwrap_or_default());
-                    (Severity::Info, text, vec![])
-                }
+                SnapshotState::Collected => (Severity::Info, "is cut".to_owned(), vec![]),
                 SnapshotState::Complete => (Severity::Info, "is complete".to_owned(), vec![]),
                 SnapshotState::Failed => {
                     let why = snapshot.reason.iter().cloned().collect();

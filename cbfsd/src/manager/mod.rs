@@ -12,6 +12,7 @@ mod health_watch;
 mod mounts;
 mod promotion;
 mod retirement;
+mod signs;
 mod slave;
 mod takeover;
 mod traffic;
@@ -38,7 +39,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
 /// Memory for decompressed sections of a slave, in bytes.
@@ -75,6 +76,8 @@ pub struct Manager {
     changing: Mutex<()>,
     events: Arc<EventHub>,
     health: HealthWatch,
+    /// Makes the signs of life be looked at.
+    signs: mpsc::Sender<()>,
     stopping: AtomicBool,
     /// Wakes who waits in [`Manager::wait_for_stop`].
     stop_signal: Condvar,
@@ -86,6 +89,7 @@ impl Manager {
     pub fn new(state_dir: &Path, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Arc<Manager>> {
         let node = node_id(state_dir, &*ids)?;
         let events = Arc::new(EventHub::new(Arc::clone(&clock), ids.attempt()));
+        let (signs, bell) = mpsc::channel();
         let manager = Arc::new(Manager {
             state_dir: state_dir.to_owned(),
             node,
@@ -95,11 +99,13 @@ impl Manager {
             changing: Mutex::default(),
             events,
             health: HealthWatch::default(),
+            signs,
             stopping: AtomicBool::new(false),
             stop_signal: Condvar::new(),
             stop_lock: Mutex::default(),
         });
         manager.watch_health()?;
+        manager.give_signs(bell)?;
         Ok(manager)
     }
 
@@ -362,6 +368,8 @@ impl Manager {
 
     fn tell(&self, open: &Open) {
         self.events.instance(open.info());
+        // A thread that has ended says nothing any more.
+        let _ = self.signs.send(());
     }
 }
 

@@ -4,7 +4,6 @@ use super::policy::Verdict;
 use super::publish::{Publication, SentinelObserver};
 use super::{LONGEST_PAUSE, RETRY_PAUSE, SnapshotService, write_last_complete};
 use crate::failpoints::{self, reach};
-use crate::journal;
 use crate::kvs::{Frozen, merge_frozen};
 use crate::tiering::change_log;
 use crate::tiering::persister::{self, DEFAULT_TARBALL_TARGET, Job, Persisted};
@@ -489,7 +488,8 @@ impl SnapshotService {
         }
         // First: the frozen file has it all, and folding that takes room.
         reach(failpoints::TRIM_BEFORE);
-        journal::trim(&self.instance.journal_dir(), manifest.xid.to)?;
+        let keep = self.policy().keep_of_change_log();
+        self.instance.keep_history(manifest.xid.to, &keep)?;
         let mut done: Vec<Frozen> = self
             .instance
             .kvs()

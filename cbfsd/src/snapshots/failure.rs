@@ -83,6 +83,7 @@ impl SnapshotService {
         if let Err(e) = self.notifier.failed(self.policy(), info) {
             tracing::error!(fs = %self.fs, causes = ?e.causes(), "nobody is told of a failure: {e}");
         }
+        self.remove_what_was_sent(number);
         Ok(())
     }
 

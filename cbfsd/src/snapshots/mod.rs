@@ -12,6 +12,7 @@ mod failure;
 mod notifier;
 mod policy;
 mod publish;
+mod removal;
 mod requests;
 mod scheduler;
 mod waiting;
@@ -36,7 +37,7 @@ use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
 use notifier::Notifier;
 use parking_lot::{Condvar, Mutex};
-use requests::Requests;
+use requests::{DamagedLogs, Requests};
 use scheduler::Scheduler;
 use std::collections::BTreeSet;
 use std::fs;
@@ -94,6 +95,8 @@ pub struct SnapshotService {
     scheduler: Scheduler,
     settings: Mutex<FsSettings>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// As found when the service was opened.
+    damaged_logs: DamagedLogs,
     merger: Arc<LayerMerger>,
     waiting: Waiting,
     watch: Watch,
@@ -128,11 +131,13 @@ impl SnapshotService {
             on_change,
             proxy_limit,
         } = params;
-        let (requests, problems) =
+        let (requests, damaged_logs) =
             Requests::read(&instance.dir().join("status"), Arc::clone(&clock))?;
-        for problem in problems {
-            tracing::error!(instance = instance.id(), "{problem}");
-            instance.set_problem("status-log", Some(problem));
+        if !damaged_logs.is_empty() {
+            let all: Vec<String> = damaged_logs.values().cloned().collect();
+            let all = all.join("; ");
+            tracing::error!(instance = instance.id(), "{all}");
+            instance.set_problem("status-log", Some(all));
         }
         let last_complete = read_last_complete(&instance.dir().join(LAST_COMPLETE))?;
         let notifier = Notifier::new(&node);
@@ -148,6 +153,7 @@ impl SnapshotService {
         })?;
         let service = Arc::new(SnapshotService {
             merger,
+            damaged_logs,
             instance,
             fs,
             bucket,
@@ -352,6 +358,11 @@ impl SnapshotService {
     }
 
     fn unknown(&self, number: SnapshotNumber) -> Error {
+        if let Some(problem) = self.damaged_logs.get(&number) {
+            return Error::damage(format!("{problem}; how its request stands is not known")).hint(
+                "what it held is in the next snapshot; move the file away and restart cbfsd to be rid of it",
+            );
+        }
         let text = format!(
             "this node knows no request for snapshot {number} of {}",
             self.fs

@@ -1,8 +1,11 @@
-//! What becomes of a request that fails: how long it is tried again, and who is told.
+//! What becomes of a request that fails: how long it is tried again, and who is told. And how much of the change
+//! log stays on this node once it is published.
 //!
 //! `policy.toml` in the instance's directory belongs to the administrator: the daemon reads it whenever it
 //! needs it and never writes it. Without it the defaults hold.
 
+use crate::journal::Keep;
+use cbfs_core::configuration::ByteSize;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::schedule::parse_duration;
 use cbfs_core::snapshot::{FailureType, SnapshotKind};
@@ -64,6 +67,41 @@ impl Default for RetryTable {
     }
 }
 
+/// How long a segment of the change log stays, as a string such as `24h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct KeepFor(Duration);
+
+impl TryFrom<String> for KeepFor {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<KeepFor> {
+        match text.as_str() {
+            "0" => Ok(KeepFor(Duration::ZERO)),
+            text => parse_duration(text).map(KeepFor),
+        }
+    }
+}
+
+/// What stays of the change log on this node although the bucket has it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ChangeLogTable {
+    keep_segments: usize,
+    keep_for: KeepFor,
+    at_most: ByteSize,
+}
+
+impl Default for ChangeLogTable {
+    fn default() -> ChangeLogTable {
+        ChangeLogTable {
+            keep_segments: 8,
+            keep_for: KeepFor(A_DAY),
+            at_most: ByteSize(512 << 20),
+        }
+    }
+}
+
 /// `policy.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +114,8 @@ pub(super) struct FailurePolicy {
     pub(super) webhook: Option<String>,
     #[serde(default)]
     retry_for: RetryTable,
+    #[serde(default)]
+    change_log: ChangeLogTable,
 }
 
 impl FailurePolicy {
@@ -113,6 +153,15 @@ impl FailurePolicy {
             SnapshotKind::Periodic => self.retry_for.periodic,
             SnapshotKind::Pressure => self.retry_for.pressure,
             SnapshotKind::Final => self.retry_for.r#final,
+        }
+    }
+
+    /// What of the published change log stays on this node.
+    pub(super) fn keep_of_change_log(&self) -> Keep {
+        Keep {
+            segments: self.change_log.keep_segments,
+            time: self.change_log.keep_for.0,
+            bytes: self.change_log.at_most.0,
         }
     }
 }
@@ -203,7 +252,8 @@ mod tests {
         );
         let policy = read(
             "on_failure = [\"/bin/tell\", \"me\"]\nwebhook = \"https://h/x\"\n\
-             [retry_for]\nuser = \"90s\"\nfinal = \"forever\"\n",
+             [retry_for]\nuser = \"90s\"\nfinal = \"forever\"\n\
+             [change_log]\nkeep_segments = 2\nkeep_for = \"0\"\nat_most = \"3M\"\n",
         )
         .unwrap();
         assert_eq!(policy.on_failure, ["/bin/tell", "me"]);
@@ -213,8 +263,14 @@ mod tests {
         );
         assert_eq!(policy.retry_for(SnapshotKind::Final), RetryFor::Forever);
         assert_eq!(policy.retry_for(SnapshotKind::Pressure), RetryFor::Forever);
+        let keep = policy.keep_of_change_log();
+        assert_eq!((keep.segments, keep.time), (2, Duration::ZERO));
+        assert_eq!(keep.bytes, 3 << 20);
+        assert_eq!(default.keep_of_change_log().time, A_DAY);
         for bad in [
             "x = 1",
+            "[change_log]\nkeep_for = \"long\"",
+            "[change_log]\nat_most = \"1 G\"",
             "webhook = \"ftp://x\"",
             "[retry_for]\nuser = \"soon\"",
             "[retry_for]\nusr = \"1h\"",

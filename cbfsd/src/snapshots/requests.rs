@@ -20,6 +20,9 @@ struct Request {
     log: Option<StatusLog>,
 }
 
+/// What is wrong with the logs that cannot be read.
+pub(super) type DamagedLogs = BTreeMap<SnapshotNumber, String>;
+
 /// All requests by number.
 pub(super) struct Requests {
     dir: PathBuf,
@@ -30,8 +33,8 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Read all status logs in `dir`. A damaged one is left alone and told; the others work.
-    pub(super) fn read(dir: &Path, clock: Arc<dyn Clock>) -> Result<(Requests, Vec<String>)> {
+    /// Read all status logs in `dir`. A damaged one is left alone and told, by its number; the others work.
+    pub(super) fn read(dir: &Path, clock: Arc<dyn Clock>) -> Result<(Requests, DamagedLogs)> {
         let describe = || format!("{} could not be listed", dir.display());
         let mut requests = Requests {
             dir: dir.to_owned(),
@@ -39,7 +42,7 @@ impl Requests {
             all: BTreeMap::new(),
             damaged: BTreeSet::new(),
         };
-        let mut problems = Vec::new();
+        let mut problems = DamagedLogs::new();
         for entry in fs::read_dir(dir).context(describe)? {
             let path = entry.context(describe)?.path();
             let number = path
@@ -66,7 +69,8 @@ impl Requests {
                     );
                 }
                 Err(e) => {
-                    problems.push(format!("the status log {} is damaged: {e}", path.display()));
+                    let text = format!("the status log {} is damaged: {e}", path.display());
+                    problems.insert(number, text);
                     requests.damaged.insert(number);
                 }
             }

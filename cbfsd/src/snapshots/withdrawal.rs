@@ -2,7 +2,7 @@
 //!
 //! A request that nobody carries out yet is cancelled at once. One that is carried out gets a durable
 //! `cancel_requested` line; the snapshot thread sees it at its next step, lets go of everything local and
-//! enters `cancelled`. A crash in between changes nothing: the line is found at the next start. Only the
+//! enters `cancelled`; then it removes from the bucket what had arrived. A crash in between changes nothing: the line is found at the next start. Only the
 //! thread decides against a manifest that may exist already: then the request ends as `complete`.
 
 use super::attempt::Outcome;
@@ -162,6 +162,7 @@ impl SnapshotService {
         self.let_go()?;
         self.enter(number, SnapshotState::Cancelled)?;
         self.instance.set_problem("bucket", None); // nothing waits for it
+        self.remove_what_was_sent(number);
         Ok(Outcome::Cancelled)
     }
 

@@ -43,7 +43,7 @@ pub struct Measured {
     pub dirty: u64,
     /// Backing files; counted only with a limit.
     pub data: u64,
-    /// Backing files that go as soon as their end survives power loss.
+    /// What goes as soon as room is made: backing files whose end survives power loss then, history.
     pub doomed: u64,
 }
 

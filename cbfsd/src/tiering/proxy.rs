@@ -3,9 +3,9 @@
 //! sees to that).
 //!
 //! What stands under a key was verified before it got there: it is downloaded to `tmp/`, checked
-//! against size and BLAKE3 of its reference, fsynced and renamed. A crash leaves files in `tmp/`,
+//! against size and BLAKE3 of its reference, and renamed. A crash leaves files in `tmp/`,
 //! which the next [`ProxyCache::open`] removes. What an earlier process left is hashed once before
-//! this process trusts it.
+//! this process trusts it; so nothing that was fetched is fsynced: what a power loss takes is fetched again.
 //!
 //! A decompressed database `KEY` (of the object `KEY.zst`) has a file `KEY.made` beside it that
 //! says which object it was made from, and its own size and hash; it is written after the database,
@@ -17,14 +17,14 @@ use cbfs_core::cloud_snapshot::{decompressed_limit, download};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::format::{ObjectRef, keys};
-use cbfs_core::frames::{StoredObject, decompress_to_file};
+use cbfs_core::frames::{StoredObject, decompress_seekable, decompress_to_file};
 use cbfs_core::handle::Handle;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::hash::Hash;
-use std::io;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -137,8 +137,17 @@ impl ProxyCache {
             if self.is_made(&path, object, &id)? {
                 return Ok(path.clone());
             }
-            let compressed = self.fetch(bucket, fs, object)?;
-            self.decompress(&compressed, object, &path)?;
+            let compressed = self.path_of(&object.key)?;
+            if self.is_good(&compressed, object)? {
+                let file = File::open(&compressed)
+                    .context(|| format!("{} could not be opened", compressed.display()))?;
+                self.decompress(&file, object, &path)?;
+            } else {
+                // The database is what is needed: the object itself is not kept.
+                let temporary = self.temporary()?;
+                download(bucket, fs, object, temporary.as_file())?;
+                self.decompress(temporary.as_file(), object, &path)?;
+            }
             self.trusted.lock().insert(id);
             Ok(path.clone())
         })
@@ -235,14 +244,19 @@ impl ProxyCache {
         Ok(())
     }
 
-    fn decompress(&self, compressed: &Path, object: &ObjectRef, path: &Path) -> Result<()> {
+    fn decompress(&self, compressed: &File, object: &ObjectRef, path: &Path) -> Result<()> {
         let what = format!("object {}", object.key);
         let writing = || format!("the database of {what} could not be stored in the proxy cache");
-        let input = File::open(compressed)
-            .context(|| format!("{} could not be opened", compressed.display()))?;
         let temporary = self.temporary()?;
         let limit = decompressed_limit(object);
-        let stored = decompress_to_file(input, &what, temporary.path(), limit)?;
+        let stored = match decompress_seekable(compressed, &what, temporary.as_file(), limit)? {
+            Some(stored) => stored,
+            None => {
+                let mut input = compressed;
+                input.seek(SeekFrom::Start(0)).context(writing)?;
+                decompress_to_file(input, &what, temporary.path(), limit)?
+            }
+        };
         self.keep(temporary, path).context(writing)?;
         let made = Made {
             from: object.blake3.clone(),
@@ -250,7 +264,9 @@ impl ProxyCache {
             blake3: stored.blake3,
         };
         let made = serde_json::to_vec(&made).context(writing)?;
-        durable_file::replace(&made_path(path), &made).context(writing)
+        let temporary = self.temporary()?;
+        temporary.as_file().write_all(&made).context(writing)?;
+        self.keep(temporary, &made_path(path)).context(writing)
     }
 
     fn temporary(&self) -> Result<tempfile::NamedTempFile> {
@@ -258,13 +274,11 @@ impl ProxyCache {
             .context(|| format!("no file could be created in {}", self.dir.display()))
     }
 
-    /// Put a finished file under its key, durably.
+    /// Put a finished file under its key.
     fn keep(&self, temporary: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(&self.dir);
-        durable_file::create_dir_all(folder)?;
-        temporary.as_file().sync_all()?;
+        fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
         temporary.persist(path).map_err(|e| e.error)?;
-        durable_file::sync_dir(folder)
+        Ok(())
     }
 }
 
@@ -594,8 +608,8 @@ mod tests {
             .unwrap();
         assert_eq!(path, proxy.path_of("s/1/toc.sqlite").unwrap());
         assert_eq!(fs::read(&path).unwrap(), raw);
-        // A database that this process trusts, or the next finds whole, needs no bucket.
-        fs::remove_file(proxy.path_of("s/1/toc.sqlite.zst").unwrap()).unwrap();
+        // A database that this process trusts, or the next finds whole, needs no bucket; the object is not kept.
+        assert!(!proxy.path_of("s/1/toc.sqlite.zst").unwrap().exists());
         proxy
             .fetch_decompressed(&bucket, &fs_handle(), &object)
             .unwrap();

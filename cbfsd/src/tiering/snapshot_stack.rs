@@ -4,11 +4,16 @@ use super::proxy::ProxyCache;
 use crate::mounted::Layers;
 use cbfs_core::bucket::Bucket;
 use cbfs_core::cloud_snapshot::{open_layers, stack_of};
-use cbfs_core::error::Result;
+use cbfs_core::error::{Error, Result};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::Handle;
 use cbfs_core::layers::Stack;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Layers fetched at a time.
+const FETCHES: usize = 4;
 
 /// Fetch all layers of a snapshot into the proxy cache and open them as one stack, newest first.
 /// Blocks until they are there; what is there already costs no request.
@@ -37,12 +42,44 @@ pub fn open_snapshot(
     manifest: &Manifest,
     block_size: u64,
 ) -> Result<Layers> {
+    fetch_all(bucket, fs, proxy, manifest)?;
     let layers = open_layers(fs, manifest, |object| {
         proxy.fetch_decompressed(bucket, fs, object)
     })?;
     Ok(Layers {
         stack: Arc::new(stack_of(&layers, block_size)),
         layers: layers.into(),
+    })
+}
+
+/// Fetch the layers several at a time: a store answers each only after a while.
+fn fetch_all(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    proxy: &ProxyCache,
+    manifest: &Manifest,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let fetch = || {
+        while let index = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(layer) = manifest.layers.get(index)
+        {
+            proxy.fetch_decompressed(bucket, fs, &layer.object)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..FETCHES.min(manifest.layers.len()))
+            .map(|_| scope.spawn(fetch))
+            .collect();
+        let mut outcome = fetch();
+        for other in others {
+            let ended = other
+                .join()
+                .unwrap_or_else(|_| Err(Error::failed("a thread that fetched layers panicked")));
+            outcome = outcome.and(ended);
+        }
+        outcome
     })
 }
 

@@ -88,6 +88,49 @@ pub fn manifests(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<Manifest>> {
     Ok(found)
 }
 
+/// A snapshot of the current lineage as the change log needs it.
+#[derive(Debug)]
+pub struct HistoricSnapshot {
+    /// Marked deleted: garbage collection may have taken objects of it.
+    pub deleted: bool,
+    /// Number and epoch.
+    pub id: BaseSnapshot,
+    /// Its manifest; `None` where it is a deleted one's and cannot be read.
+    pub manifest: Option<Manifest>,
+}
+
+/// The snapshots of the current lineage, deleted ones included, sorted by (number, epoch): deleting marks a
+/// snapshot, and its change log is still history. Costs as [`manifests`], and a GET for each deleted one.
+///
+/// # Errors
+/// Also when the manifest of one that is not deleted is damaged or too new.
+pub fn history(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<HistoricSnapshot>> {
+    let ids = current_ids(bucket, fs)?;
+    let mut found = Vec::with_capacity(ids.current.len() + ids.deleted.len());
+    for id in ids.current {
+        if let Some(manifest) = try_load(bucket, fs, id)? {
+            found.push(HistoricSnapshot {
+                deleted: false,
+                id,
+                manifest: Some(manifest),
+            });
+        }
+    }
+    for id in ids.deleted {
+        let manifest = match try_load(bucket, fs, id) {
+            Err(e) if concerns_one_object(&e) => None,
+            loaded => loaded?,
+        };
+        found.push(HistoricSnapshot {
+            deleted: true,
+            id,
+            manifest,
+        });
+    }
+    found.sort_by_key(|s| (s.id.number, s.id.epoch));
+    Ok(found)
+}
+
 /// Number and epoch of the snapshots of the current lineage that are not deleted, sorted. Reads the lineage and
 /// lists the manifests and the deleted ones; GETs none.
 ///

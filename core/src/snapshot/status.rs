@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// The events this version knows; others are from a newer one.
-const KNOWN_EVENTS: [&str; 11] = [
+const KNOWN_EVENTS: [&str; 12] = [
     "requested",
     "attempt",
     "state",
@@ -20,6 +20,7 @@ const KNOWN_EVENTS: [&str; 11] = [
     "object_sent",
     "retry",
     "cancel_requested",
+    "objects_removed",
     "failure",
 ];
 
@@ -221,6 +222,11 @@ impl SnapshotStatus {
                 self.reason = Some(reason.clone());
             }
             StatusEvent::CancelRequested => self.cancel_requested = true,
+            StatusEvent::ObjectsRemoved { left, .. } => {
+                if *left == 0 {
+                    self.sent.clear();
+                }
+            }
             StatusEvent::Failure { failure, reason } => {
                 self.failure = Some(*failure);
                 self.failed_attempts = self.failed_attempts.saturating_add(1);

@@ -9,7 +9,7 @@ use cbfs_core::api::SnapshotInfo;
 use cbfs_core::catalog::Hold;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::ids::{Epoch, SnapshotNumber};
-use cbfs_core::snapshot::SnapshotState;
+use cbfs_core::snapshot::{SnapshotState, StatusLine};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -41,6 +41,9 @@ pub(super) struct SnapshotRecord {
     /// The holds that stand.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) holds: Vec<Hold>,
+    /// The whole status log, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) log: Option<Vec<StatusLine>>,
 }
 
 impl SnapshotRecord {
@@ -56,6 +59,7 @@ impl SnapshotRecord {
             deleted: false,
             diverged: false,
             holds: Vec::new(),
+            log: None,
         }
     }
 
@@ -71,6 +75,7 @@ impl SnapshotRecord {
             deleted: false,
             diverged: false,
             holds: Vec::new(),
+            log: None,
         }
     }
 

@@ -3,25 +3,32 @@
 use super::super::Context;
 use super::record::{SnapshotRecord, merge};
 use crate::bucket_option::BucketOption;
+use crate::client::DaemonClient;
 use crate::output::{Outcome, Output, printable, to_the_second};
 use crate::quantities;
+use crate::snapshot_watch::event_in_words;
 use crate::target::{self, Located};
 use cbfs_core::api::SnapshotInfo;
 use cbfs_core::catalog;
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
-use cbfs_core::{ErrorKind, Result};
+use cbfs_core::snapshot::StatusLine;
+use cbfs_core::{Error, ErrorKind, Result};
 
 /// Show all that is known of a snapshot.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cbfsctl snapshot show home@12\n  cbfsctl snapshot show home@latest\n  \
+    cbfsctl snapshot show home@13 --all\n  \
     cbfsctl snapshot show home@before-upgrade --bucket file:///srv/bucket --json"
 )]
 pub(crate) struct Args {
     /// The snapshot: FS@12, FS@NAME or FS@latest.
     #[arg(value_name = "FS@SNAP")]
     snapshot: String,
+    /// Also the whole status log: every attempt, state, object and retry.
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     bucket: BucketOption,
 }
@@ -37,12 +44,66 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     } else {
         Vec::new()
     };
-    let record = find(&located, &wanted, requests)?;
+    let mut record = match find(&located, &wanted, requests) {
+        // Its request may be there, and its log damaged.
+        Err(e) if e.kind() == ErrorKind::NotFound => match wanted {
+            SnapshotSelector::Number(number) if located.on_this_node => {
+                let asked = client.snapshot(&located.fs.to_string(), number);
+                return Err(asked.err().filter(is_damage).unwrap_or(e).into());
+            }
+            _ => return Err(e.into()),
+        },
+        found => found?,
+    };
     let output = &mut context.output;
+    if located.on_this_node && record.request.is_none() {
+        let asked = client.snapshot(&located.fs.to_string(), record.number);
+        if let Some(e) = asked.err().filter(is_damage) {
+            output.warning(e);
+        }
+    }
+    if args.all {
+        record.log = Some(status_log(&located, &record, &client)?);
+    }
     if output.is_json() {
         return output.json(&record);
     }
-    show(&located, &record, output)
+    show(&located, &record, output)?;
+    for line in record.log.iter().flatten() {
+        let (at, event) = (to_the_second(&line.at), event_in_words(&line.event));
+        output.line(format_args!("{at}  {event}"))?;
+    }
+    Ok(())
+}
+
+fn is_damage(e: &Error) -> bool {
+    e.kind() == ErrorKind::Damage
+}
+
+/// The status log: this node's, which is the longer one, else the copy that lies with the snapshot.
+fn status_log(
+    located: &Located,
+    record: &SnapshotRecord,
+    client: &DaemonClient,
+) -> Result<Vec<StatusLine>> {
+    if record.request.is_some() {
+        return client.snapshot_log(&located.fs.to_string(), record.number);
+    }
+    let object = record.manifest.as_ref().and_then(|m| m.status.as_ref());
+    let Some(object) = object else {
+        let text = format!(
+            "the status log of {}@{} is not in the bucket: nothing had changed",
+            located.fs, record.number
+        );
+        return Err(Error::new(ErrorKind::NotFound, text)
+            .hint("the node that made the snapshot has it; ask there"));
+    };
+    let bytes = catalog::read_object(&*located.open_bucket()?, &located.fs, object)?;
+    let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    // What a newer version noted is left out.
+    Ok(lines
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
 }
 
 /// The snapshot in the bucket; where there is none, the request. A request that is not complete

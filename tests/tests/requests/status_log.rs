@@ -1,0 +1,133 @@
+use super::log_path;
+use cbfs_tests::{Master, needs_fuse};
+use std::fs;
+
+#[test]
+fn show_all_tells_every_attempt_here_and_from_the_bucket() {
+    needs_fuse!();
+    let m = Master::new();
+    fs::write(m.at("file"), "contents").unwrap();
+    let number = m.snapshot();
+    let snapshot = format!("{}@{number}", m.fs);
+    let here = m.node.ctl(["snapshot", "show", &snapshot, "--all"]).ok();
+    for wanted in [
+        "requested (user)",
+        "attempt ",
+        "cut after",
+        "sent s/",
+        "✔ complete",
+    ] {
+        assert!(here.contains(wanted), "{wanted}:\n{here}");
+    }
+    let log = m.node.json(["snapshot", "show", &snapshot, "--all"])["log"].clone();
+    let lines = log.as_array().unwrap();
+    assert_eq!(lines.first().unwrap()["event"], "requested");
+    assert_eq!(lines.last().unwrap()["state"], "complete");
+    let without = m.node.json(["snapshot", "show", &snapshot]);
+    assert!(without["log"].is_null(), "{without}");
+    // Who knows nothing has the copy that lies with the snapshot.
+    let outsider = m.stage.node("outsider");
+    let args = [
+        "snapshot",
+        "show",
+        &snapshot,
+        "--all",
+        "--bucket",
+        m.bucket.url(),
+    ];
+    let there = outsider.ctl(args).ok();
+    assert!(
+        there.contains("made s/") && !there.contains("✔ complete ("),
+        "{there}"
+    );
+    assert!(there.contains("▶ written"), "{there}");
+}
+
+#[test]
+fn a_damaged_status_log_is_named_and_all_others_work() {
+    needs_fuse!();
+    let m = Master::new();
+    for text in ["one", "two", "three"] {
+        fs::write(m.at("file"), text).unwrap();
+        m.snapshot();
+    }
+    m.node.stop();
+    let damaged = log_path(&m, 2);
+    let text = fs::read_to_string(&damaged).unwrap();
+    fs::write(
+        &damaged,
+        text.replacen("\"event\":\"cut\"", "\"evXnt\":\"cut\"", 1),
+    )
+    .unwrap();
+    // One whose snapshot nobody else knows of.
+    let lost = log_path(&m, 4);
+    fs::write(&lost, "nonsense\n").unwrap();
+    m.node.start();
+    let status = m.node.ctl(["status"]).ok();
+    for path in [&damaged, &lost] {
+        assert!(status.contains(path.to_str().unwrap()), "{status}");
+    }
+    let show = |number: u64| {
+        let snapshot = format!("{}@{number}", m.fs);
+        m.node.ctl(["snapshot", "show", &snapshot])
+    };
+    show(1).ok();
+    // The snapshot is there all the same.
+    let second = show(2);
+    assert_eq!(second.code, Some(0), "{second:?}");
+    assert!(
+        second.stderr.contains(damaged.to_str().unwrap()),
+        "{second:?}"
+    );
+    show(4).fails(14, &[lost.to_str().unwrap()]);
+    show(9).fails(10, &[]);
+    let list = m.node.ctl(["snapshot", "list", &m.fs]);
+    assert_eq!(list.code, Some(0), "{list:?}");
+    assert_eq!(list.stdout.lines().count(), 4, "a head and three: {list:?}");
+    // Its number is not given again.
+    fs::write(m.at("file"), "four").unwrap();
+    assert_eq!(m.snapshot(), 5);
+}
+
+#[test]
+fn a_snapshot_number_that_does_not_exist_is_told_by_every_command() {
+    needs_fuse!();
+    let m = Master::new();
+    fs::write(m.at("file"), "contents").unwrap();
+    m.snapshot();
+    let unknown = format!("{}@77", m.fs);
+    let first = format!("{}@1", m.fs);
+    let dir = m.stage.dir("nowhere");
+    let dir = dir.to_str().unwrap();
+    let commands: [&[&str]; 12] = [
+        &["snapshot", "show", &unknown],
+        &["snapshot", "show", &unknown, "--all"],
+        &["snapshot", "watch", &unknown],
+        &["snapshot", "cancel", &unknown],
+        &["snapshot", "retry", &unknown],
+        &["snapshot", "verify", &unknown],
+        &["snapshot", "diff", &first, &unknown],
+        &["snapshot", "export", &unknown, "--to", dir],
+        &["snapshot", "hold", &unknown],
+        &["snapshot", "delete", &unknown, "--confirm", &m.fs],
+        &["index", "show", &unknown],
+        &[
+            "mount",
+            &unknown,
+            dir,
+            "--slave",
+            "--bucket",
+            m.bucket.url(),
+        ],
+    ];
+    for args in commands {
+        m.node.ctl(args).fails(10, &["77"]);
+    }
+    let log = m.node.ctl(["log", &m.fs, "--since", "@77"]);
+    log.fails(10, &["77"]);
+    let released = m.node.ctl(["snapshot", "release", &unknown]);
+    assert!(
+        [Some(10), Some(11)].contains(&released.code),
+        "{released:?}"
+    );
+}

@@ -1,0 +1,233 @@
+//! The TUI in a real terminal (tmux) against a real daemon.
+
+use cbfs_tests::{Master, cbfsctl, needs_fuse, needs_tools};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long the screen may take to show something, on a busy machine and in debug.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at the screen.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A terminal with a shell command in it; goes when dropped.
+struct Terminal {
+    socket: PathBuf,
+}
+
+impl Terminal {
+    /// Run `command` in a terminal of this size, with these variables.
+    fn run(
+        socket: PathBuf,
+        size: (u16, u16),
+        environment: &[(&str, &Path)],
+        command: &str,
+    ) -> Terminal {
+        let terminal = Terminal { socket };
+        let mut tmux = terminal.tmux();
+        tmux.args(["-f", "/dev/null", "new-session", "-d"]);
+        tmux.args(["-x", &size.0.to_string(), "-y", &size.1.to_string()]);
+        tmux.arg(command);
+        tmux.env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR");
+        tmux.envs(environment.iter().copied());
+        let done = tmux.output().expect("tmux");
+        assert!(done.status.success(), "{done:?}");
+        terminal
+    }
+
+    fn tmux(&self) -> Command {
+        let mut tmux = Command::new("tmux");
+        tmux.arg("-S").arg(&self.socket).stdin(Stdio::null());
+        tmux
+    }
+
+    fn screen(&self) -> String {
+        let out = self
+            .tmux()
+            .args(["capture-pane", "-p"])
+            .output()
+            .expect("tmux");
+        String::from_utf8(out.stdout).expect("UTF-8")
+    }
+
+    /// Press keys, as tmux names them.
+    fn press(&self, keys: &[&str]) {
+        let done = self.tmux().args(["send-keys", "--"]).args(keys).status();
+        assert!(done.expect("tmux").success());
+    }
+
+    /// Wait until the screen fulfils `wanted`.
+    fn wait_until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let started = Instant::now();
+        loop {
+            let screen = self.screen();
+            if wanted(&screen) {
+                return screen;
+            }
+            assert!(started.elapsed() < PATIENCE, "no {what} on\n{screen}");
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        self.wait_until(&format!("{text:?}"), |screen| screen.contains(text))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended already, perhaps.
+        let _ = self
+            .tmux()
+            .arg("kill-server")
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// The TUI of the master's node; when it ends, the terminal says how and stays.
+fn watch(master: &Master, size: (u16, u16), options: &str) -> Terminal {
+    let command = format!(
+        "'{}' tui {options}; echo ended with $?; stty -a | grep -o ' -\\?icanon'; exec cat",
+        cbfsctl().display()
+    );
+    let environment = [
+        ("CBFS_SOCKET", &*master.node.socket()),
+        ("CBFS_STATE_DIR", &*master.node.state_dir()),
+        ("XDG_CONFIG_HOME", &*master.stage.path("no-config")),
+    ];
+    Terminal::run(master.stage.path("tmux"), size, &environment, &command)
+}
+
+/// Whether some line holds all of these.
+fn line_with(screen: &str, parts: &[&str]) -> bool {
+    screen
+        .lines()
+        .any(|line| parts.iter().all(|part| line.contains(part)))
+}
+
+#[test]
+fn a_snapshot_is_made_with_a_key_and_the_daemon_may_go_and_come_back() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    std::fs::write(master.at("a"), vec![7; 300_000]).unwrap();
+    let terminal = watch(&master, (120, 40), "");
+    terminal.wait_for("● connected");
+    terminal.wait_for("▸home");
+
+    terminal.press(&["s"]);
+    terminal.wait_for("Snapshot of home");
+    terminal.press(&["f", "i", "r", "s", "t", "Enter"]);
+    terminal.wait_until("complete snapshot", |s| {
+        line_with(s, &["1 ✔ complete", "first"])
+    });
+    terminal.wait_for("snapshot 1 is complete");
+
+    terminal.press(&["2", "Enter"]);
+    terminal.wait_for("Time in each state");
+    terminal.press(&["Escape"]);
+
+    master.node.kill9();
+    terminal.wait_for("✖ disconnected");
+    terminal.wait_for("went away");
+    // What was known stays, and nothing is asked of a daemon that is away.
+    terminal.press(&["1", "s"]);
+    terminal.wait_for("does not answer");
+
+    master.node.start();
+    terminal.wait_for("● connected");
+    terminal.wait_for("is back after");
+    terminal.press(&["s"]);
+    terminal.wait_for("Snapshot of home");
+    terminal.press(&["Enter"]);
+    terminal.wait_until("second snapshot", |s| line_with(s, &["2 ✔ complete"]));
+
+    terminal.press(&["q"]);
+    let screen = terminal.wait_for("ended with 0");
+    assert!(
+        !screen.contains("File systems"),
+        "the screen is given back\n{screen}"
+    );
+    terminal.wait_for(" icanon");
+}
+
+#[test]
+fn a_deleted_snapshot_leaves_the_list_after_its_name_was_typed() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    master.snapshot();
+    master.snapshot();
+    let terminal = watch(&master, (80, 24), "--theme monochrome --ascii");
+    terminal.wait_until("two snapshots", |s| {
+        line_with(s, &["1 + complete"]) && s.contains("2 + complete")
+    });
+    terminal.press(&["2", "End", "d"]);
+    terminal.wait_for("type home@1 to go on");
+    terminal.press(&["h", "o", "m", "e", "@", "1", "Enter"]);
+    terminal.wait_until("one snapshot", |s| {
+        !line_with(s, &["1 + complete"]) && s.contains("2 + complete")
+    });
+    let list = master.node.json([
+        "snapshot",
+        "list",
+        &master.fs,
+        "--bucket",
+        master.bucket.url(),
+    ]);
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+    // The latest one is refused, with the reason.
+    terminal.press(&["d", "h", "o", "m", "e", "@", "2", "Enter"]);
+    terminal.wait_for("snapshot 2 was not deleted");
+    terminal.press(&["C-c"]);
+    terminal.wait_for("ended with 0");
+}
+
+#[test]
+fn the_terminal_is_given_back_on_a_signal() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    let terminal = watch(&master, (40, 10), "");
+    terminal.wait_for("▸home");
+    let tui = pid_below(&terminal);
+    assert!(
+        Command::new("kill")
+            .arg(tui.to_string())
+            .status()
+            .unwrap()
+            .success()
+    );
+    terminal.wait_for("ended with 0");
+    terminal.wait_for(" icanon");
+}
+
+#[test]
+fn without_a_terminal_it_says_what_to_use_instead() {
+    needs_fuse!();
+    let master = Master::new();
+    let ran = master.node.ctl(["tui"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(
+        ran.stderr.contains("needs a terminal") && ran.stderr.contains("status --json"),
+        "{ran:?}"
+    );
+    let ran = master
+        .node
+        .ctl(["status", "--socket", "/a", "--socket", "/b"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+}
+
+/// The TUI's process: the child of the terminal's shell.
+fn pid_below(terminal: &Terminal) -> u32 {
+    let out = terminal
+        .tmux()
+        .args(["display-message", "-p", "#{pane_pid}"])
+        .output()
+        .expect("tmux");
+    let shell = String::from_utf8(out.stdout).expect("a number");
+    let children = format!("/proc/{0}/task/{0}/children", shell.trim());
+    let children = std::fs::read_to_string(children).expect("the shell's children");
+    children.trim().parse().expect("one child")
+}
