@@ -119,7 +119,7 @@ mod tests {
         traffic.retries = 2;
         assert_eq!(
             traffic_line(&traffic),
-            "\ns3://b/p: create 7 (half within 25 ms); 2 tried again, 1 failed; 0 B out, 0 B in; \
+            "\ns3://b/p: create 7 (half within 0.025 s); 2 tried again, 1 failed; 0 B out, 0 B in; \
              about 0.0000 in the last hour at the prices of cbfsd.toml or AWS"
         );
     }

@@ -146,6 +146,7 @@ impl Manager {
             Some(note) => note,
             None => {
                 let block_size = catalog::load_config(&*bucket, &fs)?.block_size;
+                catalog::refuse_careless_store(&*bucket, &fs, plan.epoch, false)?;
                 // What cannot be read is better known before the former master is fenced.
                 if let Some(latest) = catalog::latest_manifest(&*bucket, &fs)? {
                     base::open(&dir, &latest, Arc::clone(&bucket), block_size)?;
