@@ -1,5 +1,7 @@
 //! The TUI in a real terminal (tmux) against a real daemon.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are test code too
+
 use cbfs_tests::{Master, cbfsctl, needs_fuse, needs_tools};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
