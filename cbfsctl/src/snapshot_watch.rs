@@ -173,6 +173,13 @@ fn transition(line: &StatusLine) -> Option<String> {
         }
         StatusEvent::Failure { reason, .. } => format!("attempt failed: {reason}"),
         StatusEvent::CancelRequested => "withdrawn".to_owned(),
+        StatusEvent::Attempt {
+            kept: Some(kept), ..
+        } => format!("taken up, {kept} objects kept"),
+        StatusEvent::Attempt {
+            anew_because: Some(why),
+            ..
+        } => format!("begun anew: {why}"),
         StatusEvent::ObjectsRemoved { .. } => event_in_words(&line.event),
         StatusEvent::Attempt { .. }
         | StatusEvent::Cut { .. }
@@ -194,7 +201,7 @@ pub(crate) fn event_in_words(event: &StatusEvent) -> String {
         }
         StatusEvent::Attempt { attempt, .. } => format!("attempt {attempt}"),
         StatusEvent::State { state } => format!("{} {}", glyph(*state), state.name()),
-        StatusEvent::Cut { xid } => format!("cut after transaction {xid}"),
+        StatusEvent::Cut { xid, .. } => format!("cut after transaction {xid}"),
         StatusEvent::Planned {
             inodes,
             files,

@@ -150,6 +150,10 @@ failpoints! {
     SNAPSHOT_CUT_LOGGED = "snapshot.cut-logged";
     /// The request is `collected`; nothing is persisted.
     SNAPSHOT_COLLECTED = "snapshot.collected";
+    /// Something of an attempt is whole in its folder; its ledger does not know.
+    LEDGER_BEFORE_LINE = "ledger.before-line";
+    /// Half of a line of an attempt's ledger is written.
+    LEDGER_HALF_WRITTEN = "ledger.half-written";
     /// An object is whole in the proxy cache; the status log does not know.
     SNAPSHOT_OBJECT_MADE = "snapshot.object-made";
     /// An object is in the bucket; the status log does not know.

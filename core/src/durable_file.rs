@@ -16,6 +16,11 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
+/// fsync a file that is written already (its directory entry is not made durable).
+pub fn sync_file(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// fsync a directory, so that entries created, renamed or removed in it survive power loss.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()

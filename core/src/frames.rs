@@ -116,8 +116,8 @@ impl<W: Write> Write for HashingWriter<W> {
 }
 
 /// Compress the file `src` into the new file `dst` in the seekable format, frames of
-/// [`FRAME_RAW`]. `dst` is fsynced (its directory is not); after an error or a crash it is of no
-/// use and may be there.
+/// [`FRAME_RAW`]. Nothing is fsynced; after an error or a crash `dst` is of no use and may be
+/// there.
 pub fn compress_seekable(src: &Path, dst: &Path, level: i32) -> Result<StoredObject> {
     let writing = || format!("{} could not be written", dst.display());
     let input = File::open(src).context(|| format!("{} could not be opened", src.display()))?;
@@ -156,16 +156,13 @@ pub fn compress_seekable(src: &Path, dst: &Path, level: i32) -> Result<StoredObj
         output.write_all(part).context(writing)?;
     }
     let (output, stored) = output.finish();
-    let file = output
-        .into_inner()
-        .map_err(|e| e.into_error())
-        .context(writing)?;
-    file.sync_all().context(writing)?;
+    let written = output.into_inner().map_err(|e| e.into_error());
+    written.context(writing)?;
     Ok(stored)
 }
 
-/// Compress the file `src` into the new file `dst` as one frame with size and checksum. `dst` is
-/// fsynced (its directory is not); after an error or a crash it is of no use and may be there.
+/// Compress the file `src` into the new file `dst` as one frame with size and checksum. Nothing is
+/// fsynced; after an error or a crash `dst` is of no use and may be there.
 pub fn compress_whole(src: &Path, dst: &Path, level: i32) -> Result<StoredObject> {
     let failed = || format!("{} could not be written", dst.display());
     let source = File::open(src).context(failed)?;
@@ -175,8 +172,7 @@ pub fn compress_whole(src: &Path, dst: &Path, level: i32) -> Result<StoredObject
     encoder.include_checksum(true).context(failed)?;
     encoder.set_pledged_src_size(Some(length)).context(failed)?;
     io::copy(&mut BufReader::with_capacity(1 << 20, source), &mut encoder).context(failed)?;
-    let (file, stored) = encoder.finish().context(failed)?.finish();
-    file.sync_all().context(failed)?;
+    let (_, stored) = encoder.finish().context(failed)?.finish();
     Ok(stored)
 }
 

@@ -1,7 +1,7 @@
 //! Snapshot requests: kinds, states, and the status log that is the one truth about a request.
 //!
 //! The log is one file `status/<number:010>.jsonl` of the instance: one JSON line per event,
-//! fsynced. [`StatusLog`] is the only writer, [`SnapshotStatus::parse`] the only parser; `show`,
+//! fsynced where something is built upon it. [`StatusLog`] is the only writer, [`SnapshotStatus::parse`] the only parser; `show`,
 //! `watch`, the TUI and recovery all derive from the parsed status. A crash can tear the last
 //! line; the parser ignores a last line without a newline, and the writer cuts it off on reopen.
 
@@ -138,12 +138,18 @@ pub enum StatusEvent {
         /// Epoch of the master.
         epoch: Epoch,
     },
-    /// A new attempt begins (after the cut, and after every crash or retry).
+    /// An attempt begins, or goes on under its id after a restart of the daemon.
     Attempt {
         /// Its random id.
         attempt: String,
         /// Boot id of the machine: preserved data is not trusted after a reboot.
         boot_id: String,
+        /// Objects of it that were finished before the restart, and are kept; absent: it begins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<u64>,
+        /// Why an attempt that was under way is not continued.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        anew_because: Option<String>,
     },
     /// The state changed.
     State {
@@ -154,6 +160,9 @@ pub enum StatusEvent {
     Cut {
         /// The last transaction in the snapshot.
         xid: Xid,
+        /// How long writers were held, in microseconds; older logs do not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held_us: Option<u64>,
     },
     /// What is to be done, known after collecting.
     Planned {

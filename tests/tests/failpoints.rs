@@ -359,6 +359,13 @@ const SNAPSHOTS: &[Round] = &[
     ("snapshot.cut-logged", How::Snapshot),
     ("merge.before-close", How::SnapshotAfter("snapshot.cut")),
     ("snapshot.collected", How::Snapshot),
+    ("ledger.before-line", How::Snapshot),
+    ("ledger.before-line:2", How::Snapshot),
+    ("ledger.half-written:2", How::Snapshot),
+    (
+        "ledger.half-written:2",
+        How::SnapshotAfter("ledger.half-written:2"),
+    ),
     ("snapshot.object-made", How::Snapshot),
     ("snapshot.object-made:3", How::Snapshot),
     ("snapshot.object-arrived", How::Snapshot),

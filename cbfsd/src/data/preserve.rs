@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is being kept for the snapshot that is being persisted.
 pub struct Preserved {
@@ -22,19 +23,29 @@ pub struct Preserved {
     pub generation: u64,
     /// Blocks that need no (further) copy.
     settled: Mutex<FxHashSet<(Ino, u64)>>,
+    /// There may be copies: mostly nothing is overwritten while a snapshot is persisted, and then no
+    /// file is looked for.
+    copies: AtomicBool,
 }
 
 impl Preserved {
-    /// Keep copies in `dir` (created), taking over those of an earlier run.
-    pub fn open(dir: &Path, generation: u64, cut: Xid) -> Result<Preserved> {
+    /// Make the place below `dir` for the copies of a generation, or keep what is in it. Not to be
+    /// done while writers are held: a disk may take its time.
+    pub fn make_place(dir: &Path, generation: u64) -> Result<()> {
         let dir = dir.join(Preserved::dir_name(generation));
-        fs::create_dir_all(&dir).context(|| format!("{} could not be created", dir.display()))?;
-        Ok(Preserved {
-            dir,
+        fs::create_dir_all(&dir).context(|| format!("{} could not be created", dir.display()))
+    }
+
+    /// Keep copies in the place that [`Preserved::make_place`] made in `dir`. `resumed`: those of an
+    /// earlier run of the daemon are there, and count.
+    pub fn open(dir: &Path, generation: u64, cut: Xid, resumed: bool) -> Preserved {
+        Preserved {
+            copies: AtomicBool::new(resumed),
+            dir: dir.join(Preserved::dir_name(generation)),
             cut,
             generation,
             settled: Mutex::default(),
-        })
+        }
     }
 
     /// Name of the directory that holds the copies of a generation.
@@ -61,6 +72,8 @@ impl Preserved {
         }
         let path = self.path(ino, blk);
         if pending()? && !path.exists() {
+            // Whoever reads the block waits for the lock that the overwrite is under.
+            self.copies.store(true, Ordering::Release);
             let temporary = path.with_extension("tmp");
             copy_block(source, blk * block_size, block_size, &temporary)
                 .inspect(|()| reach(failpoints::PRESERVE_COPIED))
@@ -74,6 +87,9 @@ impl Preserved {
 
     /// The copy of a block, if one was made.
     pub fn copy_of(&self, ino: Ino, blk: u64) -> io::Result<Option<File>> {
+        if !self.copies.load(Ordering::Acquire) {
+            return Ok(None);
+        }
         match File::open(self.path(ino, blk)) {
             Ok(file) => Ok(Some(file)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

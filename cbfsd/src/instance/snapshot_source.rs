@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Holes are kept at multiples of this many bytes.
 const GRAIN: u64 = 4096;
@@ -27,8 +28,9 @@ pub struct AtCut {
 impl Instance {
     /// Cut for snapshot `number`: writers are held only while the journal takes the record and the
     /// dirty tables are swapped out. From here on, blocks of the snapshot are preserved before
-    /// they change. Answers the frozen file that the cut closed.
-    pub fn cut(self: &Arc<Self>, number: SnapshotNumber) -> Result<Frozen> {
+    /// they change. Answers the frozen file that the cut closed, and how long writers were held: from the
+    /// moment at which none was let in any more, so the end of the slowest that was in is part of it.
+    pub fn cut(self: &Arc<Self>, number: SnapshotNumber) -> Result<(Frozen, Duration)> {
         let Some(journal) = &self.journal else {
             return Err(Error::failed("a slave cannot cut a snapshot"));
         };
@@ -48,21 +50,26 @@ impl Instance {
             .join("frozen")
             .join(Preserved::dir_name(self.kvs.files().generation));
         remove_dir_all_if_there(&left)?;
-        {
+        let place = self.dir.join("frozen");
+        Preserved::make_place(&place, self.kvs.files().generation)?;
+        let held = Instant::now();
+        let held = {
             let _gate = self.gate.write();
             let generation = self.kvs.files().generation;
             let cut = self.kvs.tables().xid.next();
             // In place before the gate opens: the first write after the cut must see it.
-            let preserved = Preserved::open(&self.dir.join("frozen"), generation, cut)?;
+            let preserved = Preserved::open(&place, generation, cut, false);
             let taken = self
                 .kvs
                 .cut(&mut flush, &mut journal.lock(), number, self.clock.now())?;
             debug_assert_eq!(taken, cut);
             *self.preserved.write() = Some(Arc::new(preserved));
+            held
         }
+        .elapsed();
         self.kvs.rotate(&mut flush, &sync, limit)?;
         drop(flush);
-        self.frozen_of(number)
+        Ok((self.frozen_of(number)?, held))
     }
 
     /// The frozen file that the cut of `number` closed.
@@ -74,7 +81,9 @@ impl Instance {
 
     /// Take up preserving for a cut of an earlier run of the daemon, before the mount is back.
     pub fn resume_preserving(&self, frozen: &Frozen) -> Result<()> {
-        let preserved = Preserved::open(&self.dir.join("frozen"), frozen.generation, frozen.cut)?;
+        let place = self.dir.join("frozen");
+        Preserved::make_place(&place, frozen.generation)?;
+        let preserved = Preserved::open(&place, frozen.generation, frozen.cut, true);
         *self.preserved.write() = Some(Arc::new(preserved));
         Ok(())
     }

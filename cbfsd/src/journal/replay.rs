@@ -3,7 +3,8 @@
 use super::record::{self, Decoded, Event, MAGIC, Record};
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::ids::Xid;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// All segments of a journal directory, by first xid.
@@ -25,24 +26,45 @@ pub fn segments(dir: &Path) -> Result<Vec<(Xid, PathBuf)>> {
     Ok(out)
 }
 
-/// One segment in memory, read record by record.
+/// Bytes read at a time.
+const STEP: u64 = 1 << 20;
+
+/// One segment, read record by record. Some 1 MiB of it is in memory; all that is left of it, where the
+/// end or damage is looked at.
 pub struct SegmentReader {
     path: PathBuf,
-    bytes: Vec<u8>,
+    file: File,
+    /// A part of the file.
+    window: Vec<u8>,
+    /// Where it begins in the file.
+    base: u64,
+    /// The next record, in the window.
     at: usize,
+    /// Nothing follows the window.
+    to_the_end: bool,
 }
 
 impl SegmentReader {
-    /// Read a segment. One that ends within its magic was never used and reads as empty.
+    /// Open a segment. One that ends within its magic was never used and reads as empty.
     pub fn open(path: &Path) -> Result<SegmentReader> {
-        let bytes = fs::read(path)
+        let file = File::open(path)
             .context(|| format!("the journal segment {} could not be read", path.display()))?;
+        let mut reader = SegmentReader {
+            path: path.to_owned(),
+            file,
+            window: Vec::new(),
+            base: 0,
+            at: 0,
+            to_the_end: false,
+        };
+        reader.read_on()?;
+        while !reader.to_the_end && reader.window.iter().all(|b| *b == 0) {
+            reader.read_on()?;
+        }
+        let bytes = &reader.window;
         if bytes.len() < MAGIC.len() || bytes.iter().all(|b| *b == 0) {
-            return Ok(SegmentReader {
-                path: path.to_owned(),
-                bytes: Vec::new(),
-                at: 0,
-            });
+            (reader.window, reader.to_the_end) = (Vec::new(), true);
+            return Ok(reader);
         }
         if &bytes[..MAGIC.len()] != MAGIC {
             return Err(Error::damage(format!(
@@ -50,11 +72,22 @@ impl SegmentReader {
                 path.display()
             )));
         }
-        Ok(SegmentReader {
-            path: path.to_owned(),
-            bytes,
-            at: MAGIC.len(),
-        })
+        reader.at = MAGIC.len();
+        Ok(reader)
+    }
+
+    /// Let go of what was read, and read more.
+    fn read_on(&mut self) -> Result<()> {
+        self.window.drain(..self.at);
+        self.base += self.at as u64;
+        self.at = 0;
+        let read = (&self.file).take(STEP).read_to_end(&mut self.window);
+        let read = read.context(|| {
+            let path = self.path.display();
+            format!("the journal segment {path} could not be read")
+        })?;
+        self.to_the_end = (read as u64) < STEP;
+        Ok(())
     }
 
     /// The next record, sync marks left out; `None` at the end, which a torn tail also is.
@@ -64,20 +97,21 @@ impl SegmentReader {
     /// that it had reached the disk.
     pub fn next_record(&mut self) -> Result<Option<Record>> {
         loop {
-            match record::decode(self.bytes.get(self.at..).unwrap_or_default()) {
+            match record::decode(self.window.get(self.at..).unwrap_or_default()) {
                 Decoded::Record(record, length) => {
                     self.at += length;
                     if !matches!(record.events.as_slice(), [Event::SyncMark { .. }]) {
                         return Ok(Some(record));
                     }
                 }
+                Decoded::End | Decoded::Bad(_) if !self.to_the_end => self.read_on()?,
                 Decoded::End if !self.synced_beyond() => return Ok(None),
                 Decoded::Bad(_) if !self.synced_beyond() => return Ok(None),
                 Decoded::End | Decoded::Bad(_) => {
                     return Err(Error::damage(format!(
                         "the journal segment {} is damaged at byte {}",
                         self.path.display(),
-                        self.at
+                        self.position()
                     ))
                     .hint("records before this place are whole; restore the file, or repair"));
                 }
@@ -87,12 +121,12 @@ impl SegmentReader {
 
     /// Bytes of the segment that are whole.
     pub fn position(&self) -> u64 {
-        self.at as u64
+        self.base + self.at as u64
     }
 
-    /// Whether anything but zeros stands after the last whole record.
+    /// Whether anything but zeros stands after the last whole record: to be asked at the end.
     pub fn has_torn_tail(&self) -> bool {
-        self.bytes
+        self.window
             .get(self.at..)
             .unwrap_or_default()
             .iter()
@@ -101,7 +135,7 @@ impl SegmentReader {
 
     /// Whether a sync mark somewhere behind the current place covers it.
     fn synced_beyond(&self) -> bool {
-        let bytes = self.bytes.get(self.at..).unwrap_or_default();
+        let bytes = self.window.get(self.at..).unwrap_or_default();
         (1..bytes.len().saturating_sub(record::FRAME)).any(|skip| {
             let length = bytes[skip..skip + 4]
                 .iter()
@@ -113,7 +147,7 @@ impl SegmentReader {
             }
             match record::decode(&bytes[skip..]) {
                 Decoded::Record(record, _) => match record.events.as_slice() {
-                    [Event::SyncMark { offset }] => *offset > self.at as u64,
+                    [Event::SyncMark { offset }] => *offset > self.position(),
                     _ => false,
                 },
                 _ => false,
@@ -231,6 +265,41 @@ mod tests {
         let mut reader = SegmentReader::open(&path).unwrap();
         while reader.next_record().unwrap().is_some() {}
         assert_eq!(reader.position(), std::fs::metadata(&path).unwrap().len());
+    }
+
+    #[test]
+    fn records_larger_than_a_step_are_read_and_damage_far_before_the_end_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), Xid(0)).unwrap();
+        let large = |n: u64| {
+            let (name, value) = (b"user.large".to_vec(), vec![n as u8 | 1; 700_000]);
+            vec![Event::XattrSet {
+                ino: Ino(n),
+                name,
+                value,
+            }]
+        };
+        for n in 1..=20 {
+            let events = if n == 7 {
+                (0..4).flat_map(|_| large(n)).collect()
+            } else {
+                large(n)
+            };
+            journal.append(Xid(n), Timestamp(0), &events).unwrap();
+        }
+        assert_eq!(read_all(dir.path()).unwrap(), Vec::from_iter(1..=20));
+        let path = dir.path().join(super::super::segment_name(Xid(1)));
+        let mut reader = SegmentReader::open(&path).unwrap();
+        while reader.next_record().unwrap().is_some() {}
+        assert_eq!(reader.position(), std::fs::metadata(&path).unwrap().len());
+        assert!(!reader.has_torn_tail());
+
+        let synced = journal.syncer().sync(Xid(20), &|| Ok(())).unwrap();
+        journal.mark_synced(synced).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[0], 2_000_000).unwrap();
+        let error = read_all(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), cbfs_core::ErrorKind::Damage);
     }
 
     #[test]

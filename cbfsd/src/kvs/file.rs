@@ -66,26 +66,23 @@ impl KvsFile {
     /// Open for reading and writing, creating it if need be.
     pub fn open(path: &Path) -> Result<KvsFile> {
         let describe = || format!("the KVS file {} could not be opened", path.display());
+        let missing = match std::fs::metadata(path) {
+            Ok(metadata) => metadata.len() == 0,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+            Err(e) => return Err(e).context(describe),
+        };
+        if missing {
+            create(path)
+                .context(|| format!("the KVS file {} could not be created", path.display()))?;
+        }
         let conn = Connection::open(path).context(describe)?;
         conn.set_prepared_statement_cache_capacity(64);
         conn.execute_batch(
-            "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;
-             PRAGMA cache_size=-8192; PRAGMA wal_autocheckpoint=16000; PRAGMA busy_timeout=5000;",
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8192;
+             PRAGMA wal_autocheckpoint=16000; PRAGMA busy_timeout=5000;",
         )
         .context(describe)?;
-        let version: i64 = conn
-            .query_row("PRAGMA user_version", [], |r| r.get(0))
-            .context(describe)?;
-        if version == 0 {
-            let tx = conn.unchecked_transaction()?;
-            rows::create_tables(&tx)?;
-            tx.execute_batch(schema::KVS_TABLES)?;
-            // Orphans are looked for once per mount; without the index that reads every inode.
-            tx.execute_batch("CREATE INDEX orphan ON inode(ino) WHERE nlink = 0 AND gone = 0")?;
-            tx.commit()?;
-        } else {
-            rows::check_format(&conn, &path.display().to_string())?;
-        }
+        rows::check_format(&conn, &path.display().to_string())?;
         Ok(KvsFile {
             path: path.to_owned(),
             conn: Mutex::new(conn),
@@ -290,9 +287,17 @@ impl KvsFile {
     /// never changes. May be called again after an error. Readers that hold this `KvsFile` go on.
     pub fn freeze(&self, to: &Path) -> Result<KvsFile> {
         if self.path.exists() {
+            self.with(|conn| Ok(conn.pragma_update(None, "synchronous", "NORMAL")?))?;
             self.checkpoint()?;
-            // No side files are left that SQLite would look for under the old name.
-            self.with(|conn| Ok(conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?))?;
+            // No side files are left that SQLite would look for under the old name. All pages are in
+            // the file and durable; this changes a byte of its header, which is fsynced alone. (SQLite
+            // would fsync journal, directory and file, and rotations are what small snapshots wait for.)
+            self.with(|conn| {
+                conn.pragma_update(None, "synchronous", "OFF")?;
+                Ok(conn.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?)
+            })?;
+            cbfs_core::durable_file::sync_file(&self.path)
+                .context(|| format!("{} could not be made durable", self.path.display()))?;
         }
         if self.path != to && self.path.exists() {
             reach(failpoints::ROTATE_BEFORE_RENAME);
@@ -394,6 +399,35 @@ pub(super) fn open_closed(path: &Path) -> Result<Connection> {
     let conn = open_immutable(path)?;
     conn.pragma_update(None, "mmap_size", 0)?;
     Ok(conn)
+}
+
+/// Make an empty KVS file: whole and durable under another name first, so that no crash leaves half of
+/// one. (Two fsyncs; SQLite by itself takes ten.)
+fn create(path: &Path) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).context(|| format!("{} could not be removed", new.display()));
+        }
+        _ => {}
+    }
+    let conn = Connection::open(&new)?;
+    conn.execute_batch(
+        "PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY; PRAGMA auto_vacuum=INCREMENTAL; BEGIN",
+    )?;
+    rows::create_tables(&conn)?;
+    conn.execute_batch(schema::KVS_TABLES)?;
+    // Orphans are looked for once per mount; without the index that reads every inode.
+    conn.execute_batch("CREATE INDEX orphan ON inode(ino) WHERE nlink = 0 AND gone = 0")?;
+    conn.execute_batch("COMMIT; PRAGMA journal_mode=WAL")?;
+    conn.close().map_err(|(_, e)| e)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    cbfs_core::durable_file::sync_file(&new)
+        .and_then(|()| std::fs::rename(&new, path))
+        .and_then(|()| cbfs_core::durable_file::sync_dir(dir))
+        .context(|| format!("{} could not be made durable", new.display()))
 }
 
 fn put_dentry(conn: &Connection, parent: Ino, hash: u64, name: &[u8], d: &Dentry) -> Result<()> {

@@ -1,4 +1,9 @@
 //! Carrying out one request: from the cut to the manifest.
+//!
+//! A daemon that was killed, or stopped, in the middle of it takes the attempt up where its ledger
+//! (`tiering/persister/ledger.rs`) says that it stood: finished tarballs are kept, and what arrived in
+//! the bucket is not sent again. Where that cannot be done, and after a failure, a new attempt makes
+//! everything under a new id; the status log says why (`anew_because` of the line `attempt`).
 
 use super::policy::Verdict;
 use super::publish::{Publication, SentinelObserver};
@@ -6,18 +11,21 @@ use super::{LONGEST_PAUSE, RETRY_PAUSE, SnapshotService, write_last_complete};
 use crate::failpoints::{self, reach};
 use crate::kvs::{Frozen, merge_frozen};
 use crate::tiering::change_log;
-use crate::tiering::persister::{self, DEFAULT_TARBALL_TARGET, Job, Persisted};
-use crate::tiering::uploader::Uploader;
+use crate::tiering::persister::{
+    self, DEFAULT_TARBALL_TARGET, Identity, Job, Ledger, Logged, Part, Persisted,
+};
+use crate::tiering::uploader::{UploadObserver, Uploader};
 use cbfs_core::catalog;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::{LayerRef, Manifest, Totals, XidRange};
 use cbfs_core::format::{Features, ObjectRef, keys};
+use cbfs_core::frames::StoredObject;
 use cbfs_core::ids::{SnapshotNumber, Xid};
 use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{FailureType, SnapshotState, SnapshotStatus, StatusEvent};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Tarballs do not get smaller than this on a full disk, in bytes.
@@ -39,6 +47,7 @@ impl SnapshotService {
     pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let mut pause = RETRY_PAUSE;
         loop {
+            self.begin_round();
             let withdrawn = self.withdrawn(number);
             let fenced = self.instance.is_fenced();
             let tried = {
@@ -130,21 +139,22 @@ impl SnapshotService {
             self.prepare_resume(&status)?;
         }
         // Before the cut: a reboot right after it must be noticed.
-        let mut attempt = self.begin_attempt(number)?;
+        let (mut attempt, earlier) = self.begin(number)?;
         reach(failpoints::SNAPSHOT_ATTEMPT_LOGGED);
         let frozen = match self.status(number)?.state {
             SnapshotState::Queued => {
                 let frozen = self.collect(number)?;
                 // An attempt stands for contents: its id is of after the cut. Else a copy of this state directory
                 // that was made before the cut would take what is published under it for its own.
-                attempt = self.begin_attempt(number)?;
+                attempt = self.begin_anew(number, None)?;
                 frozen
             }
             _ => self.instance.frozen_of(number)?,
         };
         self.go_on(number)?;
         self.enter(number, SnapshotState::Writing)?;
-        let manifest = self.make_and_send(&status, &frozen, &attempt)?;
+        let status = self.status(number)?;
+        let manifest = self.make_and_send(&status, &frozen, &attempt, earlier)?;
         reach(failpoints::SNAPSHOT_ALL_SENT);
         self.go_on(number)?;
         self.enter(number, SnapshotState::Copying)?;
@@ -153,15 +163,93 @@ impl SnapshotService {
         self.complete(number, &manifest)
     }
 
-    /// Draw the id of an attempt, and log it with the boot id.
-    fn begin_attempt(&self, number: SnapshotNumber) -> Result<String> {
-        let attempt = self.ids.attempt();
-        let event = StatusEvent::Attempt {
-            attempt: attempt.clone(),
-            boot_id: boot_id()?,
+    /// Go on with the attempt found under way, if its ledger can be taken up, else with a new one. Answers its id,
+    /// which is in the log then, and the ledger.
+    fn begin(&self, number: SnapshotNumber) -> Result<(String, Option<Ledger>)> {
+        let status = self.status(number)?;
+        let (SnapshotState::Collected, Some(attempt)) = (status.state, &status.attempt) else {
+            return Ok((self.begin_anew(number, None)?, None));
         };
-        self.record(number, event)?;
+        let mut because = None;
+        let frozen = self.instance.frozen_of(number)?;
+        let identity = self.identity(number, &frozen, attempt);
+        let dir = self.proxy_dir().join(identity.prefix());
+        if Ledger::is_in(&dir) {
+            let logged = Logged {
+                made: &status.made,
+                sent: &status.sent,
+            };
+            match Ledger::take_up(&dir, &identity, logged) {
+                Ok(ledger) => {
+                    let kept = ledger.objects().len() as u64;
+                    self.record_attempt(number, attempt, Some(kept), None)?;
+                    return Ok((attempt.clone(), Some(ledger)));
+                }
+                Err(e) => because = Some(format!("attempt {attempt}: {e}")),
+            }
+        }
+        self.remove_attempt(&dir)?;
+        Ok((self.begin_anew(number, because)?, None))
+    }
+
+    /// Draw the id of an attempt, and log it.
+    fn begin_anew(&self, number: SnapshotNumber, because: Option<String>) -> Result<String> {
+        let attempt = self.ids.attempt();
+        self.record_attempt(number, &attempt, None, because)?;
         Ok(attempt)
+    }
+
+    fn record_attempt(
+        &self,
+        number: SnapshotNumber,
+        attempt: &str,
+        kept: Option<u64>,
+        anew_because: Option<String>,
+    ) -> Result<()> {
+        let event = StatusEvent::Attempt {
+            attempt: attempt.to_owned(),
+            boot_id: boot_id()?,
+            kept,
+            anew_because,
+        };
+        self.record(number, event)
+    }
+
+    /// What an attempt at a cut is of.
+    fn identity(&self, number: SnapshotNumber, frozen: &Frozen, attempt: &str) -> Identity {
+        let parent = self.last_complete();
+        let before = parent
+            .as_ref()
+            .map_or(Xid::floor_of(self.instance.epoch()), |m| m.xid.to);
+        Identity {
+            fs: self.fs.clone(),
+            number,
+            epoch: self.instance.epoch(),
+            attempt: attempt.to_owned(),
+            xid: XidRange {
+                from: before.next(),
+                to: frozen.cut,
+            },
+            parent: parent.map(|m| BaseSnapshot {
+                number: m.number,
+                epoch: m.epoch,
+            }),
+            block_size: self.instance.kvs().block_size(),
+        }
+    }
+
+    fn proxy_dir(&self) -> PathBuf {
+        self.instance.dir().join("proxy")
+    }
+
+    /// Remove the folder of an attempt that is not continued.
+    fn remove_attempt(&self, dir: &Path) -> Result<()> {
+        match fs::remove_dir_all(dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("{} could not be removed", dir.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Between two steps.
@@ -219,14 +307,24 @@ impl SnapshotService {
         let failure = FailureType::Transient;
         self.record(number, StatusEvent::Failure { failure, reason })?;
         self.instance.stop_preserving()?;
+        if let Some(attempt) = &status.attempt {
+            let prefix = keys::attempt_prefix(number, self.instance.epoch(), attempt);
+            self.remove_attempt(&self.proxy_dir().join(prefix))?;
+        }
         self.enter(number, SnapshotState::Queued)
     }
 
     fn collect(self: &Arc<Self>, number: SnapshotNumber) -> Result<Frozen> {
         self.sync_mount()?;
-        let frozen = self.instance.cut(number)?;
+        let (frozen, held) = self.instance.cut(number)?;
         reach(failpoints::SNAPSHOT_CUT);
-        self.record(number, StatusEvent::Cut { xid: frozen.cut })?;
+        self.record(
+            number,
+            StatusEvent::Cut {
+                xid: frozen.cut,
+                held_us: Some(u64::try_from(held.as_micros()).unwrap_or(u64::MAX)),
+            },
+        )?;
         reach(failpoints::SNAPSHOT_CUT_LOGGED);
         self.enter(number, SnapshotState::Collected)?;
         reach(failpoints::SNAPSHOT_COLLECTED);
@@ -244,26 +342,24 @@ impl SnapshotService {
         rustix::fs::syncfs(&dir).context(describe)
     }
 
-    /// Persist and upload; answers the manifest, not yet published.
+    /// Persist and upload; answers the manifest, not yet published. `earlier` is the ledger of an
+    /// attempt that is taken up. After an error the attempt's folder is removed, as the next attempt
+    /// begins anew; only where the service stops it is left to be taken up.
     fn make_and_send(
         self: &Arc<Self>,
         status: &SnapshotStatus,
         frozen: &Frozen,
         attempt: &str,
+        earlier: Option<Ledger>,
     ) -> Result<Manifest> {
         let parent = self.last_complete();
-        let base = parent.as_ref().map(|m| BaseSnapshot {
-            number: m.number,
-            epoch: m.epoch,
-        });
-        let range = XidRange {
-            from: parent
-                .as_ref()
-                .map_or(Xid::floor_of(self.instance.epoch()), |m| m.xid.to)
-                .next(),
-            to: frozen.cut,
+        let Identity {
+            xid, parent: base, ..
+        } = self.identity(status.number, frozen, attempt);
+        let created_at = match &earlier {
+            Some(ledger) => ledger.created_at(),
+            None => self.created_at(parent.as_ref()),
         };
-        let created_at = self.created_at(parent.as_ref());
         let mut manifest = Manifest {
             format: Manifest::FORMAT,
             features: Features::default(),
@@ -273,9 +369,9 @@ impl SnapshotService {
             attempt: attempt.to_owned(),
             name: status.name.clone(),
             kind: status.kind,
-            xid: range,
+            xid,
             parent: base,
-            created_at: created_at.clone(),
+            created_at,
             node: self.node.clone(),
             layers: parent.map_or_else(Vec::new, |m| self.merger.replace_merged(m.layers)),
             toc: None,
@@ -285,69 +381,26 @@ impl SnapshotService {
             totals: Totals::default(),
             writer: cbfs_core::format::manifest::writer(),
         };
-        let proxy = self.instance.dir().join("proxy");
         let merged = self.merged(frozen)?;
         let source = merged.as_deref().unwrap_or(frozen.file.path());
         let committed = frozen.file.committed()?.ok_or_else(|| {
             Error::damage(format!("{} has no commit", frozen.file.path().display()))
         })?;
-        let changed = crate::kvs::has_changes(source)?;
-        let publication = Arc::new(Publication::new(Arc::clone(self), status.number));
-        if changed {
-            let observer: Arc<SentinelObserver> =
-                Arc::new(SentinelObserver(Arc::clone(&publication)));
-            let bucket = Arc::clone(&self.bucket);
-            // The other half: the tarball that is being made, and the one on its way to the disk.
-            let (limit, target) = (self.proxy_limit / 2, self.proxy_limit / 4);
-            let uploader = Uploader::start(bucket, self.fs.clone(), observer, limit)?;
-            let at_cut = self.instance.at_cut()?;
-            let job = Job {
-                fs: &self.fs,
-                number: status.number,
-                epoch: self.instance.epoch(),
-                attempt: attempt.to_owned(),
-                name: status.name.clone(),
-                kind: status.kind,
-                xid: range,
-                parent: base,
-                created_at,
-                block_size: self.instance.kvs().block_size(),
-                frozen: source,
-                instance: &at_cut,
-                out: &proxy,
-                level: LEVEL,
-                tarball_target: self.tarball_target().min(target),
-            };
-            publication.attach(uploader);
-            let log_key = format!("{}{}", job_prefix(&manifest), keys::LOG);
-            let log_path = proxy.join(format!("log-{attempt}"));
-            let journal = self.instance.journal_dir();
-            // The change log is made beside the tarballs: it needs the journal alone.
-            let made = std::thread::scope(|scope| {
-                let log = || change_log::write(&journal, range, &log_path, log_key, LEVEL);
-                let log = std::thread::Builder::new()
-                    .name("change-log".into())
-                    .spawn_scoped(scope, log);
-                let persisted = persister::persist(&job, &*publication);
-                let log = log
-                    .context(|| "a thread could not be started".into())
-                    .and_then(|log| {
-                        log.join().unwrap_or_else(|_| {
-                            Err(Error::failed("the change log thread panicked"))
-                        })
-                    });
-                Ok((persisted?, log?))
-            });
-            let finished = made.and_then(|(persisted, log)| {
-                let home = proxy.join(&log.key);
-                fs::rename(&log_path, &home)
-                    .context(|| format!("{} is lost", log_path.display()))?;
-                persister::Observer::object_made(&*publication, &log, &home)?;
-                self.finish_objects(&mut manifest, &persisted, log, &publication)
-            });
-            if let Err(e) = finished {
-                let cause = publication.abort(e);
+        if crate::kvs::has_changes(source)? {
+            let publication = Arc::new(Publication::new(Arc::clone(self), status.number));
+            let taken_up = earlier.is_some();
+            let made = self.make_objects(&mut manifest, status, source, &publication, earlier);
+            if let Err(e) = made {
+                let mut cause = publication.abort(e);
+                if self.stopping() {
+                    return Err(cause);
+                }
                 self.empty_proxy()?;
+                if taken_up && cause.kind() == ErrorKind::Damage {
+                    // What does not fit together may do so in a new attempt.
+                    let text = "an attempt that was taken up could not be continued";
+                    cause = Error::failed(text).because(cause);
+                }
                 return Err(cause);
             }
         } else {
@@ -361,11 +414,83 @@ impl SnapshotService {
         Ok(manifest)
     }
 
+    /// Make all objects and wait until they have arrived.
+    fn make_objects(
+        self: &Arc<Self>,
+        manifest: &mut Manifest,
+        status: &SnapshotStatus,
+        source: &Path,
+        publication: &Arc<Publication>,
+        earlier: Option<Ledger>,
+    ) -> Result<()> {
+        let proxy = self.proxy_dir();
+        // The other half: the tarball that is being made, and the one on its way to the disk.
+        let (limit, target) = (self.proxy_limit / 2, self.proxy_limit / 4);
+        let observer: Arc<dyn UploadObserver> = Arc::new(SentinelObserver(Arc::clone(publication)));
+        publication.attach(Uploader::start(&self.bucket, &self.fs, &observer, limit)?);
+        let mut earlier_log = None;
+        if let Some(ledger) = &earlier {
+            for object in ledger.objects() {
+                publication.object_kept(&object, &proxy.join(&object.key), status)?;
+            }
+            earlier_log = ledger.object(Part::Log);
+        }
+        let at_cut = self.instance.at_cut()?;
+        let job = Job {
+            fs: &self.fs,
+            number: status.number,
+            epoch: manifest.epoch,
+            attempt: manifest.attempt.clone(),
+            name: status.name.clone(),
+            kind: status.kind,
+            xid: manifest.xid,
+            parent: manifest.parent,
+            created_at: manifest.created_at.clone(),
+            block_size: self.instance.kvs().block_size(),
+            frozen: source,
+            instance: &at_cut,
+            out: &proxy,
+            level: LEVEL,
+            tarball_target: self.tarball_target().min(target),
+        };
+        let log_key = format!("{}{}", job_prefix(manifest), keys::LOG);
+        let log_path = proxy.join(format!("log-{}", manifest.attempt));
+        let journal = self.instance.journal_dir();
+        let log_is_made = earlier_log.is_some();
+        // The change log is made beside the tarballs: it needs the journal alone.
+        let (persisted, log) = std::thread::scope(|scope| {
+            let log = || match earlier_log {
+                Some(made) => Ok(made),
+                None => change_log::write(&journal, job.xid, &log_path, log_key, LEVEL),
+            };
+            let log = std::thread::Builder::new()
+                .name("change-log".into())
+                .spawn_scoped(scope, log);
+            let persisted = persister::persist(&job, earlier, &**publication);
+            let log = log
+                .context(|| "a thread could not be started".into())
+                .and_then(|log| {
+                    log.join()
+                        .unwrap_or_else(|_| Err(Error::failed("the change log thread panicked")))
+                });
+            Ok::<_, Error>((persisted?, log?))
+        })?;
+        let (persisted, ledger) = persisted;
+        if !log_is_made {
+            let home = proxy.join(&log.key);
+            fs::rename(&log_path, &home).context(|| format!("{} is lost", log_path.display()))?;
+            ledger.note(Part::Log, &log)?;
+            persister::Observer::object_made(&**publication, &log, &home)?;
+        }
+        self.finish_objects(manifest, &persisted, &ledger, log, publication)
+    }
+
     /// After the persister: the status log so far, then wait for the uploads.
     fn finish_objects(
         &self,
         manifest: &mut Manifest,
         persisted: &Persisted,
+        ledger: &Ledger,
         log: ObjectRef,
         publication: &Publication,
     ) -> Result<()> {
@@ -373,15 +498,10 @@ impl SnapshotService {
         publication.persisted();
         self.enter(number, SnapshotState::Written)?;
         reach(failpoints::SNAPSHOT_WRITTEN);
-        let status_key = format!("{}{}", job_prefix(manifest), keys::STATUS);
-        let status_path = self.instance.dir().join("proxy").join(&status_key);
-        let describe = || format!("{} could not be written", status_path.display());
-        fs::write(&status_path, self.log(number)?).context(describe)?;
-        let copy = fs::File::open(&status_path).context(describe)?;
-        let copy = cbfs_core::frames::StoredObject::of(copy)
-            .context(describe)?
-            .at(status_key);
-        persister::Observer::object_made(publication, &copy, &status_path)?;
+        let copy = match ledger.object(Part::Status) {
+            Some(made) => made,
+            None => self.copy_status_log(manifest, ledger, publication)?,
+        };
         publication.finish()?;
 
         manifest.totals = persisted.totals;
@@ -397,6 +517,26 @@ impl SnapshotService {
         };
         manifest.layers.insert(0, layer);
         Ok(())
+    }
+
+    /// The status log as it stands becomes an object.
+    fn copy_status_log(
+        &self,
+        manifest: &Manifest,
+        ledger: &Ledger,
+        publication: &Publication,
+    ) -> Result<ObjectRef> {
+        let key = format!("{}{}", job_prefix(manifest), keys::STATUS);
+        let path = self.proxy_dir().join(&key);
+        let describe = || format!("{} could not be written", path.display());
+        let bytes = self.log(manifest.number)?;
+        fs::write(&path, &bytes).context(describe)?;
+        let copy = StoredObject::of(bytes.as_slice())
+            .context(describe)?
+            .at(key);
+        ledger.note(Part::Status, &copy)?;
+        persister::Observer::object_made(publication, &copy, &path)?;
+        Ok(copy)
     }
 
     /// Several tarballs must fit into what the disk leaves.
@@ -459,7 +599,7 @@ impl SnapshotService {
 
     /// What an attempt left in the proxy cache: all of it is in the bucket, or useless.
     pub(super) fn empty_proxy(&self) -> Result<()> {
-        let proxy = self.instance.dir().join("proxy");
+        let proxy = self.proxy_dir();
         let emptied = fs::remove_dir_all(&proxy).and_then(|()| fs::create_dir(&proxy));
         emptied.context(|| format!("{} could not be emptied", proxy.display()))
     }
@@ -483,6 +623,7 @@ impl SnapshotService {
             .is_some_and(|next| self.instance.frozen_of(next).is_ok());
         if !running {
             self.empty_proxy()?;
+            self.forget_uploads();
         }
         // First: the frozen file has it all, and folding that takes room.
         reach(failpoints::TRIM_BEFORE);

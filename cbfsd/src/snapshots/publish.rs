@@ -5,15 +5,15 @@ use super::SnapshotService;
 use crate::failpoints::{self, reach};
 use crate::tiering::persister::Observer;
 use crate::tiering::uploader::{UploadObserver, Uploader, with_retries};
-use cbfs_core::bucket::{BucketError, create_or_same};
+use cbfs_core::bucket::{BucketError, Cancellation, create_or_same};
 use cbfs_core::catalog;
 use cbfs_core::error::{Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::ids::{Epoch, SnapshotNumber};
-use cbfs_core::snapshot::StatusEvent;
+use cbfs_core::snapshot::{SnapshotStatus, StatusEvent};
 use parking_lot::{Condvar, Mutex};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -63,6 +63,28 @@ impl Publication {
 
     pub(super) fn attach(&self, uploader: Uploader) {
         *self.uploader.lock() = Some(uploader);
+    }
+
+    /// An object that an earlier run of the daemon made: it is sent, unless the status log says that it
+    /// was; then it is only looked for in the bucket.
+    pub(super) fn object_kept(
+        &self,
+        object: &ObjectRef,
+        path: &Path,
+        status: &SnapshotStatus,
+    ) -> Result<()> {
+        if status.sent.contains_key(&object.key) {
+            let uploader = self.uploader.lock();
+            let uploader = uploader.as_ref();
+            let uploader = uploader.ok_or_else(|| Error::failed("the uploader has stopped"))?;
+            return uploader.confirm(object);
+        }
+        if !status.made.contains_key(&object.key) {
+            return Observer::object_made(self, object, path);
+        }
+        self.send(object, path)?;
+        self.wait_for_room();
+        Ok(())
     }
 
     /// Queue an object.
@@ -197,6 +219,14 @@ impl UploadObserver for SentinelObserver {
         publication.aborted.load(Ordering::SeqCst) || service.must_end(publication.number)
     }
 
+    fn cancellation(&self) -> Cancellation {
+        self.0.service.cancellation()
+    }
+
+    fn notes_dir(&self) -> Option<PathBuf> {
+        Some(self.0.service.uploads_dir())
+    }
+
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool {
         let wait_ms = pause.as_millis() as u64;
         let event = StatusEvent::Retry {
@@ -302,8 +332,15 @@ impl SnapshotService {
         let next = Epoch(self.instance.epoch().0 + 1);
         let key = keys::absolute(&self.fs, &keys::epoch_claim(next))?;
         let observer = self.observer(number);
-        let claimed = with_retries(&format!("HEAD {key}"), &observer, || self.bucket.head(&key))?;
-        if claimed.is_none() {
+        // Not HEAD: of an S3 store the refusal of a HEAD does not tell whether the object or the bucket is absent.
+        let claimed = with_retries(&format!("GET {key}"), &observer, || {
+            match self.bucket.get(&key) {
+                Ok(_) => Ok(true),
+                Err(BucketError::NotFound { .. }) => Ok(false),
+                Err(e) => Err(e),
+            }
+        })?;
+        if !claimed {
             return Ok(());
         }
         let holder = match catalog::epoch_claim(&*self.bucket, &self.fs, next) {

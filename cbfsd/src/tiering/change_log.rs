@@ -5,12 +5,13 @@ use cbfs_core::error::{Context, Result};
 use cbfs_core::format::ObjectRef;
 use cbfs_core::format::log::{Attributes, LogEvent, LogRecord, Place};
 use cbfs_core::format::manifest::XidRange;
+use cbfs_core::frames::HashingWriter;
 use cbfs_core::names::JsonName;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// Write the records of `range` to `path` (compressed, fsynced) and answer the object `key`.
+/// Write the records of `range` to `path` (compressed, not fsynced) and answer the object `key`.
 pub fn write(
     journal: &Path,
     range: XidRange,
@@ -20,6 +21,7 @@ pub fn write(
 ) -> Result<ObjectRef> {
     let describe = || format!("the change log {} could not be written", path.display());
     let file = File::create(path).context(describe)?;
+    let file = HashingWriter::new(file);
     let mut out = zstd::Encoder::new(BufWriter::new(file), level).context(describe)?;
     let mut line = Vec::new();
     read_range(journal, range.from, range.to, |record| {
@@ -31,11 +33,8 @@ pub fn write(
     let file = out
         .finish()
         .and_then(|b| b.into_inner().map_err(|e| e.into_error()));
-    file.and_then(|f| f.sync_all()).context(describe)?;
-    let made = File::open(path).context(describe)?;
-    Ok(cbfs_core::frames::StoredObject::of(made)
-        .context(describe)?
-        .at(key))
+    let (_, stored) = file.context(describe)?.finish();
+    Ok(stored.at(key))
 }
 
 /// Translate a record of the journal.

@@ -1,27 +1,32 @@
-//! The uploader: objects from the proxy cache to the bucket, while the persister still makes more. Every
-//! object is created (never replaced), its arrival is checked, and what failed for a passing reason is
-//! tried again until it works or the owner stops it.
+//! The uploader: objects from the proxy cache to the bucket, several at a time, while the persister still
+//! makes more. Every object is created (never replaced), its arrival is checked, and what failed for a passing reason is
+//! tried again until it works or the owner stops it. What an earlier run of the daemon sent is looked for
+//! ([`Uploader::confirm`]), not sent again.
 //!
 //! What waits takes room in the proxy cache: with more than a limit of it the persister waits in
-//! [`Uploader::send`]. It only ever waits for an upload that is under way, and the end of the uploader, for
-//! whatever reason, wakes it.
+//! [`Uploader::send`]. It only ever waits for an upload that is under way, and the first failure of the
+//! uploader wakes it. That failure ends the other uploads too, each after the object at hand.
 
-use cbfs_core::bucket::{Body, Bucket, BucketError, Key};
+use cbfs_core::bucket::{Body, Bucket, BucketError, Cancellation, Key};
 use cbfs_core::error::{Error, Result};
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::handle::Handle;
 use parking_lot::{Condvar, Mutex};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// Uploads at a time. The objects of a small snapshot are small, and each waits: for a round trip, or for
+/// a disk.
+const AT_A_TIME: usize = 4;
 
 /// First and longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Hears of the uploader's work; called from its thread.
+/// Hears of the uploader's work; called from its threads.
 pub trait UploadObserver: Send + Sync {
     /// An object has arrived.
     fn object_sent(&self, object: &ObjectRef) -> Result<()>;
@@ -32,14 +37,32 @@ pub trait UploadObserver: Send + Sync {
     /// Whether to stop before the next object.
     fn cancelled(&self) -> bool;
 
+    /// What ends the waiting for the bucket.
+    fn cancellation(&self) -> Cancellation {
+        Cancellation::default()
+    }
+
+    /// Where notes of uploads in parts are kept, so that they go on after a crash; `None`: nowhere.
+    fn notes_dir(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// A try failed; the next one follows after `pause`. Answers `false` to give up (the owner stops).
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool;
 }
 
+/// What is to be done with an object.
+enum Work {
+    /// Create it with the contents of this file.
+    Send(ObjectRef, PathBuf),
+    /// See that it is there.
+    Confirm(ObjectRef),
+}
+
 /// A running upload of one attempt.
 pub struct Uploader {
-    queue: Sender<(ObjectRef, PathBuf)>,
-    thread: JoinHandle<Result<()>>,
+    queue: Sender<Work>,
+    threads: Vec<JoinHandle<()>>,
     backlog: Arc<Backlog>,
     limit: u64,
 }
@@ -54,44 +77,73 @@ struct Backlog {
 #[derive(Default)]
 struct BacklogState {
     bytes: u64,
-    /// The thread has ended: nothing will arrive any more.
+    /// Something failed: nothing that waits will arrive any more.
     ended: bool,
+    /// What failed first.
+    failure: Option<Error>,
 }
 
-/// Tells the end of the thread, also by a panic.
-struct Ending(Arc<Backlog>);
+impl Backlog {
+    fn has_ended(&self) -> bool {
+        self.state.lock().ended
+    }
 
-impl Drop for Ending {
+    fn end(&self, failure: Error) {
+        let mut state = self.state.lock();
+        state.failure.get_or_insert(failure);
+        state.ended = true;
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+/// Tells of a panic.
+struct Panicking<'a>(&'a Backlog);
+
+impl Drop for Panicking<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().ended = true;
-        self.0.changed.notify_all();
+        if std::thread::panicking() {
+            self.0.end(Error::failed("the uploader panicked"));
+        }
     }
 }
 
 impl Uploader {
-    /// Start a thread that takes objects from the queue. At most `limit` bytes wait in it, or one object.
+    /// Start threads that take objects from the queue. At most `limit` bytes wait in it, or one object.
     pub fn start(
-        bucket: Arc<dyn Bucket>,
-        fs: Handle,
-        observer: Arc<dyn UploadObserver>,
+        bucket: &Arc<dyn Bucket>,
+        fs: &Handle,
+        observer: &Arc<dyn UploadObserver>,
         limit: u64,
     ) -> Result<Uploader> {
         let (queue, waiting) = channel();
-        let backlog = Arc::new(Backlog::default());
-        let ending = Ending(Arc::clone(&backlog));
-        let thread = std::thread::Builder::new()
-            .name("uploader".into())
-            .spawn(move || run(&*bucket, &fs, &*observer, &waiting, &ending.0))
-            .map_err(|e| Error::failed("a thread could not be started").because(e))?;
-        Ok(Uploader {
+        let waiting = Arc::new(Mutex::new(waiting));
+        let mut uploader = Uploader {
             queue,
-            thread,
-            backlog,
+            threads: Vec::with_capacity(AT_A_TIME),
+            backlog: Arc::default(),
             limit,
-        })
+        };
+        for number in 0..AT_A_TIME {
+            let (bucket, fs) = (Arc::clone(bucket), fs.clone());
+            let observer = Arc::clone(observer);
+            let (waiting, backlog) = (Arc::clone(&waiting), Arc::clone(&uploader.backlog));
+            let run = move || {
+                let _panicking = Panicking(&backlog);
+                if let Err(e) = run(&*bucket, &fs, &*observer, &waiting, &backlog) {
+                    backlog.end(e);
+                }
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("uploader-{number}"))
+                .spawn(run)
+                .map_err(|e| Error::failed("a thread could not be started").because(e))?;
+            uploader.threads.push(thread);
+        }
+        Ok(uploader)
     }
 
-    /// Queue an object that is durable at `path`. After it has arrived the local copy is removed. Waits while
+    /// Queue an object that is whole at `path`. After it has arrived the local copy is removed. Waits while
     /// too much is queued already.
     pub fn send(&self, object: &ObjectRef, path: &Path) -> Result<()> {
         {
@@ -104,22 +156,42 @@ impl Uploader {
             }
             state.bytes = state.bytes.saturating_add(object.size);
         }
-        let queued = self.queue.send((object.clone(), path.to_owned()));
-        // The thread ended early: its error is told by `finish`.
-        queued.map_err(|mpsc::SendError(_)| Error::failed("the uploader has stopped"))
+        self.queue(Work::Send(object.clone(), path.to_owned()))
     }
 
-    /// Whether its thread has ended: before [`Uploader::finish`] only after an error.
+    /// Queue an object that has arrived before: that it is there with its size is all that is asked.
+    /// When it is not, the upload ends with an error.
+    pub fn confirm(&self, object: &ObjectRef) -> Result<()> {
+        self.queue(Work::Confirm(object.clone()))
+    }
+
+    fn queue(&self, work: Work) -> Result<()> {
+        let stopped = || Error::failed("the uploader has stopped");
+        if self.has_ended() {
+            return Err(stopped()); // why is told by `finish`
+        }
+        self.queue.send(work).map_err(|_| stopped())
+    }
+
+    /// Whether something failed: nothing more is sent then.
     pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        self.backlog.has_ended()
     }
 
     /// Wait until everything queued has arrived.
+    ///
+    /// # Errors
+    /// What failed first.
     pub fn finish(self) -> Result<()> {
         drop(self.queue);
-        match self.thread.join() {
-            Ok(result) => result,
-            Err(_) => Err(Error::failed("the uploader panicked")),
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("an uploader panicked");
+            }
+        }
+        match self.backlog.state.lock().failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
         }
     }
 }
@@ -128,21 +200,36 @@ fn run(
     bucket: &dyn Bucket,
     fs: &Handle,
     observer: &dyn UploadObserver,
-    waiting: &Receiver<(ObjectRef, PathBuf)>,
+    waiting: &Mutex<Receiver<Work>>,
     backlog: &Backlog,
 ) -> Result<()> {
-    for (object, path) in waiting {
+    loop {
+        let next = waiting.lock().recv();
+        let Ok(work) = next else {
+            return Ok(()); // that was all
+        };
+        if backlog.has_ended() {
+            return Ok(()); // another one has failed
+        }
         if observer.cancelled() {
             return Err(Error::failed("the upload was stopped"));
         }
+        let (object, path) = match work {
+            Work::Send(object, path) => (object, path),
+            Work::Confirm(object) => {
+                confirm(bucket, fs, observer, &object)?;
+                continue;
+            }
+        };
         // What is not there will not be there at the next try either.
         if !path.is_file() {
             let text = format!("{} has gone from the proxy cache", path.display());
             return Err(Error::failed(text));
         }
         let key = keys::absolute(fs, &object.key)?;
+        let notes = observer.notes_dir().map(|dir| dir.join(notes_name(&key)));
         with_retries(&format!("PUT {key}"), observer, || {
-            put_file(bucket, &key, &object, &path)
+            put_file(bucket, &key, &object, &path, notes.as_deref())
         })?;
         observer.object_sent(&object)?;
         if let Err(e) = std::fs::remove_file(&path) {
@@ -154,7 +241,26 @@ fn run(
         backlog.changed.notify_all();
         observer.object_removed();
     }
-    Ok(())
+}
+
+fn confirm(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    observer: &dyn UploadObserver,
+    object: &ObjectRef,
+) -> Result<()> {
+    let key = keys::absolute(fs, &object.key)?;
+    let found = with_retries(&format!("HEAD {key}"), observer, || bucket.head(&key))?;
+    match found {
+        Some(info) if info.size == object.size => Ok(()),
+        Some(info) => Err(Error::failed(format!(
+            "object {key} had arrived and has {} bytes instead of {}",
+            info.size, object.size
+        ))),
+        None => Err(Error::failed(format!(
+            "object {key} had arrived and is gone"
+        ))),
+    }
 }
 
 /// Run a request until it works, its error is not transient, or the observer gives up.
@@ -165,7 +271,7 @@ pub fn with_retries<T>(
 ) -> Result<T> {
     let mut pause = FIRST_PAUSE;
     loop {
-        match request() {
+        match observer.cancellation().scope(&mut request) {
             Ok(value) => return Ok(value),
             Err(e) if e.is_transient() => {
                 if !observer.pause(what, &describe(&e), pause) {
@@ -185,25 +291,52 @@ fn describe(e: &BucketError) -> String {
     }
 }
 
+/// Objects up to this size are sent with their hash in the signature: the store checks it, and what it has taken
+/// needs no second look.
+const SMALL: u64 = 1 << 20;
+
+/// A file name for the notes of an upload: a key has no `+`.
+pub(crate) fn notes_name(key: &Key) -> String {
+    key.as_str().replace('/', "+")
+}
+
 /// Create an object of a local file, and see that it has arrived. One that is there already is accepted if it is
-/// the same.
+/// the same. With a place for `notes` a large one goes on where it was cut short.
 pub(super) fn put_file(
     bucket: &dyn Bucket,
     key: &Key,
     object: &ObjectRef,
     path: &Path,
+    notes: Option<&Path>,
 ) -> Result<(), BucketError> {
-    match bucket.create(key, Body::File(path)) {
+    let damaged = |why: String| BucketError::Damaged {
+        key: key.clone(),
+        why,
+    };
+    let created = if object.size <= SMALL {
+        let bytes = std::fs::read(path).map_err(|source| BucketError::Io {
+            what: format!("{} could not be read", path.display()),
+            source,
+        })?;
+        object
+            .verify(&bytes)
+            .map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+        match bucket.create(key, Body::Bytes(&bytes)) {
+            Ok(()) => return Ok(()),
+            refused => refused,
+        }
+    } else {
+        match notes {
+            Some(notes) => bucket.create_resumably(key, path, notes),
+            None => bucket.create(key, Body::File(path)),
+        }
+    };
+    match created {
         Ok(()) => {}
         // The answer to an earlier try was lost: is it ours, and whole?
         Err(BucketError::AlreadyExists { .. }) => {
             let bytes = bucket.get(key)?;
-            if let Err(e) = object.verify(&bytes) {
-                return Err(BucketError::Damaged {
-                    key: key.clone(),
-                    why: e.to_string(),
-                });
-            }
+            return object.verify(&bytes).map_err(|e| damaged(e.to_string()));
         }
         Err(e) => return Err(e),
     }
@@ -211,15 +344,11 @@ pub(super) fn put_file(
     if arrived == Some(object.size) {
         return Ok(());
     }
-    let why = format!(
-        "{:?} bytes arrived instead of {}",
+    Err(damaged(format!(
+        "{} bytes arrived instead of {}",
         arrived.unwrap_or(0),
         object.size
-    );
-    Err(BucketError::Damaged {
-        key: key.clone(),
-        why,
-    })
+    )))
 }
 
 #[cfg(test)]
@@ -319,9 +448,9 @@ mod tests {
             refuses,
         });
         let uploader = Uploader::start(
-            Arc::clone(&bucket) as Arc<dyn Bucket>,
-            fs_handle(),
-            Arc::new(Patient),
+            &(Arc::clone(&bucket) as Arc<dyn Bucket>),
+            &fs_handle(),
+            &(Arc::new(Patient) as Arc<dyn UploadObserver>),
             LIMIT,
         )
         .unwrap();

@@ -236,8 +236,25 @@ impl FileBucket {
                 other => return other,
             }
         }
-        let mut folder = self.beneath.open("", DIRECTORY)?;
-        for segment in path.split('/') {
+        // From the deepest folder that is known to be durable.
+        let known = self.known_folder(path);
+        let mut rest = path;
+        let mut folder = None;
+        if let Some(known) = known {
+            match self.beneath.open(known, DIRECTORY) {
+                Ok(found) => {
+                    rest = &path[known.len() + 1..];
+                    folder = Some(found);
+                }
+                Err(Errno::NOENT) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let mut folder = match folder {
+            Some(folder) => folder,
+            None => self.beneath.open("", DIRECTORY)?,
+        };
+        for segment in rest.split('/') {
             let next = match open_one(&folder, segment, DIRECTORY) {
                 Err(Errno::NOENT) => match fs::mkdirat(&folder, segment, FOLDER_MODE) {
                     Ok(()) | Err(Errno::EXIST) => open_one(&folder, segment, DIRECTORY)?,
@@ -253,8 +270,16 @@ impl FileBucket {
         if known.len() >= REMEMBERED_FOLDERS {
             known.clear();
         }
-        known.insert(path.to_owned());
+        let above = path.match_indices('/').map(|(at, _)| &path[..at]);
+        known.extend(above.chain([path]).map(str::to_owned));
         Ok(folder)
+    }
+
+    /// The deepest folder above `path` whose entry we made durable.
+    fn known_folder<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let known = self.durable_folders.lock();
+        let above = path.rmatch_indices('/').map(|(at, _)| &path[..at]);
+        above.into_iter().find(|folder| known.contains(*folder))
     }
 
     /// A new empty file in `.tmp`.

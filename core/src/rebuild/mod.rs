@@ -13,6 +13,7 @@ pub mod proof;
 
 use crate::bucket::Bucket;
 use crate::cloud_snapshot::{Scratch, TarballStream};
+use crate::durable_file;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::changes::{
     CHANGES_MEMBER, Change, MemberChange, SNAPSHOT_MEMBER, SnapshotRecord, read_changes,
@@ -178,6 +179,8 @@ pub fn rebuild(
     let toc = if has_toc {
         let path = home.join(keys::TOC);
         let stored = compress_whole(&plain_toc, &path, DEFAULT_LEVEL)?;
+        durable_file::sync_file(&path)
+            .context(|| format!("{} could not be made durable", path.display()))?;
         Some(Made {
             object: stored.at(key(keys::TOC)),
             path,
@@ -207,6 +210,8 @@ pub fn rebuild(
     layer.finish()?;
     let path = home.join(keys::LAYER);
     let stored = compress_seekable(&plain_layer, &path, DEFAULT_LEVEL)?;
+    durable_file::sync_file(&path)
+        .context(|| format!("{} could not be made durable", path.display()))?;
     Ok(Rebuilt {
         record,
         meta_tarball,

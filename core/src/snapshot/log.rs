@@ -15,9 +15,12 @@ use std::sync::Arc;
 /// The status log of one request, open for appending. One writer at a time: the lock of the
 /// instance's state directory sees to that.
 ///
-/// An event is one line, written in one call. When [`StatusLog::append`] answers `Ok` the line
-/// survives power loss (`Progress` alone may be lost, it is only a display). A failed write leaves
-/// no part of a line behind. When that cannot be granted, or an fsync fails, the log is poisoned:
+/// An event is one line, written in one call: when [`StatusLog::append`] answers `Ok` it survives the
+/// death of the daemon. What is built upon after power loss survives that too: the request, attempts,
+/// failures, cancellation, and every state but `writing` and `written`. The other lines (counters,
+/// objects, the cut's xid, those two states) become durable with the next such line: nobody relies on
+/// them after a reboot, as an attempt is then cut again, and an fsync for each was most of the time
+/// that a small snapshot took. A failed write leaves no part of a line behind. When that cannot be granted, or an fsync fails, the log is poisoned:
 /// what is on the disk is unknown, so every later append is refused until the log is opened anew.
 pub struct StatusLog {
     path: PathBuf,
@@ -153,7 +156,7 @@ impl StatusLog {
             return Err(Error::failed(text).because(why.clone()));
         }
         self.status.check(&event)?;
-        let durable = !matches!(event, StatusEvent::Progress { .. });
+        let durable = is_built_upon(&event);
         let line = StatusLine {
             at: self.clock.now().to_rfc3339(),
             event,
@@ -183,6 +186,27 @@ impl StatusLog {
     /// Where the log is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Whether the line must be durable before the work goes on.
+fn is_built_upon(event: &StatusEvent) -> bool {
+    match event {
+        StatusEvent::State { state } => {
+            !matches!(state, SnapshotState::Writing | SnapshotState::Written)
+        }
+        // `collected` follows the cut at once, and is durable.
+        StatusEvent::Cut { .. }
+        | StatusEvent::Planned { .. }
+        | StatusEvent::Progress { .. }
+        | StatusEvent::ObjectMade { .. }
+        | StatusEvent::ObjectSent { .. } => false,
+        StatusEvent::Requested { .. }
+        | StatusEvent::Attempt { .. }
+        | StatusEvent::Retry { .. }
+        | StatusEvent::CancelRequested
+        | StatusEvent::ObjectsRemoved { .. }
+        | StatusEvent::Failure { .. } => true,
     }
 }
 

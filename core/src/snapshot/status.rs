@@ -181,7 +181,9 @@ impl SnapshotStatus {
         self.updated_at.clone_from(&line.at);
         match &line.event {
             StatusEvent::Requested { .. } => {} // refused by `check`
-            StatusEvent::Attempt { attempt, boot_id } => {
+            StatusEvent::Attempt {
+                attempt, boot_id, ..
+            } => {
                 // What was made belongs to its attempt. An attempt that is resumed under its id
                 // keeps it: what arrived is not sent again.
                 if self.attempt.as_ref() != Some(attempt) {
@@ -194,7 +196,7 @@ impl SnapshotStatus {
                 self.boot_id = Some(boot_id.clone());
             }
             StatusEvent::State { state } => self.enter(*state, &line.at),
-            StatusEvent::Cut { xid } => self.xid = Some(*xid),
+            StatusEvent::Cut { xid, .. } => self.xid = Some(*xid),
             StatusEvent::Planned {
                 inodes,
                 files,

@@ -1,16 +1,16 @@
-//! The data tarballs of a snapshot as one stream of members: where sections end, where the next
-//! tarball begins, and the TOC that says so.
+//! The data tarballs of a snapshot as one stream of members: where sections end, and where the next
+//! tarball begins. Each tarball has two companions, its [`facts`](super::facts) and the lines of its
+//! members for the list of changes; all three are noted in the [`ledger`](super::ledger) together.
 
-use super::{Maker, remove};
-use cbfs_core::error::{Context, Error, Result};
+use super::Maker;
+use super::facts::PieceWriter;
+use super::ledger::{Position, TarballEntry, facts_name, members_name};
+use cbfs_core::error::{Error, Result};
+use cbfs_core::format::changes::{Change, write_change};
 use cbfs_core::format::{ObjectRef, keys};
-use cbfs_core::frames::compress_whole;
-use cbfs_core::ids::Ino;
-use cbfs_core::tarball::{
-    CompressionPool, END_OF_ARCHIVE, Member, SealedTarball, Section, SectionWriter, padding,
-};
-use cbfs_core::toc::TocWriter;
-use std::thread::{self, JoinHandle};
+use cbfs_core::layers::{ExtentRow, HoleRow};
+use cbfs_core::tarball::{CompressionPool, END_OF_ARCHIVE, Member, SectionWriter, padding};
+use std::sync::mpsc::Sender;
 
 /// Contents up to this share sections; larger ones have a section per block.
 pub(super) const SHARED_SECTION: u64 = 256 << 10;
@@ -18,77 +18,87 @@ pub(super) const SHARED_SECTION: u64 = 256 << 10;
 /// A section with at least this much is not continued with files of another directory.
 const DIRECTORY_SECTION: usize = 128 << 10;
 
-/// Name of the TOC before it is compressed.
-const PLAIN_TOC: &str = "toc.sqlite";
-
-/// What [`Archive::finish`] made.
-pub(super) struct Archived {
-    pub(super) tarballs: Vec<ObjectRef>,
-    pub(super) toc: Option<ObjectRef>,
-    pub(super) sections: u64,
-}
+/// The first tarball has this many stored bytes, each that follows twice as many, up to the target: so that
+/// sending begins early, and most of a snapshot is in few objects.
+const FIRST_TARBALL: u64 = 8 << 20;
 
 /// Writes data tarballs. Members come as headers and contents into [`Archive::raw`], the running
 /// section, between [`Archive::begin_member`] and [`Archive::end_member`].
 pub(super) struct Archive<'a> {
     maker: &'a Maker<'a>,
     pool: &'a CompressionPool,
-    /// `None` once finished.
-    toc: Option<TocWriter>,
-    writer: Option<SectionWriter<'a>>,
-    /// Number of the current tarball; 0 before the first.
-    tarball: u32,
+    open: Option<OpenTarball<'a>>,
+    /// How many tarballs there are, the open one included.
+    tarballs: u32,
     /// Number of the running section.
     section: u64,
-    /// Number of the first section that is not in the TOC yet.
-    recorded: u64,
     raw: Vec<u8>,
-    /// A tarball on its way to the disk, while the next one is being filled.
-    syncing: Option<JoinHandle<Result<SealedTarball>>>,
-    tarballs: Vec<ObjectRef>,
+    /// Holes found before the first tarball.
+    early_holes: Vec<HoleRow>,
+    /// Gets every finished tarball.
+    ready: Sender<TarballEntry>,
+}
+
+/// A tarball in the making.
+struct OpenTarball<'a> {
+    writer: SectionWriter<'a>,
+    facts: PieceWriter,
+    members: PieceWriter,
+    /// Number of its first section.
+    first_section: u64,
 }
 
 impl<'a> Archive<'a> {
-    pub(super) fn new(maker: &'a Maker<'a>, pool: &'a CompressionPool) -> Result<Archive<'a>> {
-        let mut toc = TocWriter::create(&maker.path(PLAIN_TOC))?;
-        let job = maker.job;
-        toc.put_meta("format", "1")?;
-        toc.put_meta("fs", &job.fs.to_string())?;
-        toc.put_meta("number", &job.number.to_string())?;
-        toc.put_meta("epoch", &job.epoch.to_string())?;
-        toc.put_meta("attempt", &job.attempt)?;
+    /// Go on behind the tarballs `finished`. `ready` gets them, and those that follow.
+    pub(super) fn new(
+        maker: &'a Maker<'a>,
+        pool: &'a CompressionPool,
+        finished: &[TarballEntry],
+        ready: Sender<TarballEntry>,
+    ) -> Result<Archive<'a>> {
+        for tarball in finished {
+            hand_over(&ready, tarball.clone())?;
+        }
         Ok(Archive {
             maker,
             pool,
-            toc: Some(toc),
-            writer: None,
-            tarball: 0,
-            section: 0,
-            recorded: 0,
+            open: None,
+            tarballs: finished.len() as u32,
+            section: finished.iter().map(|t| t.sections).sum(),
             raw: Vec::new(),
-            syncing: None,
-            tarballs: Vec::new(),
+            early_holes: Vec::new(),
+            ready,
         })
     }
 
     /// Begin a member with `shared` bytes of contents in the running section (0 when its blocks
-    /// get their own). Returns the number of the tarball it goes to.
-    pub(super) fn begin_member(&mut self, shared: u64) -> Result<u32> {
-        let full = self
-            .writer
-            .as_ref()
-            .is_some_and(|w| w.stored() >= self.maker.job.tarball_target);
+    /// get their own); `place` is its own place in the work list. Returns the number of the tarball
+    /// it goes to.
+    pub(super) fn begin_member(&mut self, shared: u64, place: Position) -> Result<u32> {
+        let target = (FIRST_TARBALL << self.tarballs.saturating_sub(1).min(16))
+            .min(self.maker.job.tarball_target);
+        let open = self.open.as_ref();
+        let full = open.is_some_and(|open| open.writer.stored() >= target);
         if full {
-            self.close_tarball()?;
+            self.close_tarball(place)?;
         } else if self.raw.len() as u64 + shared > SHARED_SECTION {
             self.cut()?;
         }
-        if self.writer.is_none() {
-            self.tarball += 1;
-            let path = self.maker.path(&keys::tarball(self.tarball));
-            self.writer = Some(SectionWriter::create(&path, self.pool)?);
+        if self.open.is_none() {
+            self.tarballs += 1;
+            let path = |name: String| self.maker.path(&name);
+            let mut facts = PieceWriter::create(&path(facts_name(self.tarballs)))?;
+            for hole in self.early_holes.drain(..) {
+                facts.hole(&hole)?;
+            }
+            self.open = Some(OpenTarball {
+                writer: SectionWriter::create(&path(keys::tarball(self.tarballs)), self.pool)?,
+                facts,
+                members: PieceWriter::create(&path(members_name(self.tarballs)))?,
+                first_section: self.section,
+            });
         }
-        Ok(self.tarball)
+        Ok(self.tarballs)
     }
 
     /// Append the headers of a member to the running section.
@@ -120,10 +130,25 @@ impl<'a> Archive<'a> {
         self.section
     }
 
-    /// Say that the running section holds a block.
-    pub(super) fn holds(&mut self, ino: Ino, blk: u64) -> Result<()> {
-        let section = self.section;
-        self.toc()?.add_block(section, ino, blk)
+    /// Say where blocks of the open tarball's members are.
+    pub(super) fn extent(&mut self, row: &ExtentRow) -> Result<()> {
+        self.open()?.facts.extent(row)
+    }
+
+    /// Say that bytes of a member, or of a file that got none, are a hole.
+    pub(super) fn hole(&mut self, row: HoleRow) -> Result<()> {
+        match &mut self.open {
+            Some(open) => open.facts.hole(&row),
+            None => {
+                self.early_holes.push(row);
+                Ok(())
+            }
+        }
+    }
+
+    /// The line of a member for the list of changes.
+    pub(super) fn change(&mut self, change: &Change) -> Result<()> {
+        write_change(&mut self.open()?.members, change)
     }
 
     /// End the running section, if there is anything in it.
@@ -132,105 +157,67 @@ impl<'a> Archive<'a> {
             return Ok(());
         }
         self.maker.check_cancelled()?;
-        let writer = self
-            .writer
-            .as_mut()
-            .ok_or_else(|| Error::failed("no tarball is open"))?;
-        let next = writer.buffer();
-        writer.push(std::mem::replace(&mut self.raw, next))?;
-        let written = writer.take_written();
+        let raw = std::mem::take(&mut self.raw);
+        let open = self.open()?;
+        let next = open.writer.buffer();
+        open.writer.push(raw)?;
+        for section in open.writer.take_written() {
+            open.facts.section(&section)?;
+        }
+        self.raw = next;
         self.section += 1;
-        self.record(&written)
+        Ok(())
     }
 
-    /// End the last tarball and make the TOC.
-    pub(super) fn finish(mut self) -> Result<Archived> {
-        self.close_tarball()?;
-        self.join_syncing()?;
-        self.toc.take().ok_or_else(finished)?.finish()?;
-        let plain = self.maker.path(PLAIN_TOC);
-        let toc = if self.tarballs.is_empty() {
-            None
-        } else {
-            let path = self.maker.path(keys::TOC);
-            let stored = compress_whole(&plain, &path, self.maker.job.level)?;
-            let object = stored.at(self.maker.job.key(keys::TOC));
-            self.maker.object_made(&object, &path)?;
-            Some(object)
-        };
-        remove(&plain)?;
-        Ok(Archived {
-            tarballs: std::mem::take(&mut self.tarballs),
-            toc,
-            sections: self.section,
-        })
+    /// End the last tarball; `end` is the end of the work list. Answers holes that belong to no
+    /// tarball, as there is none.
+    pub(super) fn finish(mut self, end: Position) -> Result<Vec<HoleRow>> {
+        self.close_tarball(end)?;
+        Ok(self.early_holes)
     }
 
-    fn toc(&mut self) -> Result<&mut TocWriter> {
-        self.toc.as_mut().ok_or_else(finished)
+    fn open(&mut self) -> Result<&mut OpenTarball<'a>> {
+        let open = self.open.as_mut();
+        open.ok_or_else(|| Error::failed("no tarball is open"))
     }
 
-    fn close_tarball(&mut self) -> Result<()> {
-        if self.writer.is_none() {
+    fn close_tarball(&mut self, next: Position) -> Result<()> {
+        if self.open.is_none() {
             return Ok(());
         }
         self.raw.extend_from_slice(&END_OF_ARCHIVE);
         self.cut()?;
-        let Some(writer) = self.writer.take() else {
+        let Some(open) = self.open.take() else {
             return Ok(());
         };
+        let OpenTarball {
+            writer,
+            mut facts,
+            members,
+            first_section,
+        } = open;
         let sealed = writer.seal()?;
-        self.record(&sealed.sections)?;
-        // The disk works on this one while the next is being compressed; one at a time.
-        self.join_syncing()?;
-        let sync = move || sealed.sync().map(|()| sealed);
-        let syncing = thread::Builder::new().name("cbfs-sync".into()).spawn(sync);
-        self.syncing = Some(syncing.context(|| "a thread could not be started".into())?);
-        Ok(())
-    }
-
-    fn join_syncing(&mut self) -> Result<()> {
-        let Some(syncing) = self.syncing.take() else {
-            return Ok(());
+        for section in &sealed.sections {
+            facts.section(section)?;
+        }
+        let object = ObjectRef {
+            key: self.maker.job.key(&keys::tarball(self.tarballs)),
+            size: sealed.size,
+            blake3: sealed.blake3.to_hex().to_string(),
         };
-        let sealed = syncing
-            .join()
-            .map_err(|_| Error::failed("the thread that syncs a tarball died"))??;
-        let index = self.tarballs.len() as u32 + 1;
-        let object = self.maker.tarball_made(index, &sealed)?;
-        self.toc()?
-            .add_tarball(index, &object.key, object.size, &object.blake3)?;
-        self.tarballs.push(object);
-        Ok(())
-    }
-
-    fn record(&mut self, written: &[Section]) -> Result<()> {
-        for section in written {
-            let Section {
-                offset,
-                length,
-                raw_length,
-                blake3,
-            } = *section;
-            let hex = blake3.to_hex();
-            let (number, tarball) = (self.recorded, self.tarball);
-            self.toc()?
-                .add_section(number, tarball, offset, length, raw_length, &hex)?;
-            self.recorded += 1;
-        }
-        Ok(())
+        let tarball = TarballEntry {
+            object,
+            sections: self.section - first_section,
+            facts: facts.finish()?,
+            members: members.finish()?,
+            next,
+        };
+        self.maker.tarball_made(&tarball, &sealed.path)?;
+        hand_over(&self.ready, tarball)
     }
 }
 
-impl Drop for Archive<'_> {
-    fn drop(&mut self) {
-        // After an error: the thread must not outlive the folder it works in.
-        if let Some(syncing) = self.syncing.take() {
-            let _ = syncing.join();
-        }
-    }
-}
-
-fn finished() -> Error {
-    Error::failed("the TOC is finished already")
+fn hand_over(ready: &Sender<TarballEntry>, tarball: TarballEntry) -> Result<()> {
+    let sent = ready.send(tarball);
+    sent.map_err(|_| Error::failed("the thread that makes the index has ended"))
 }

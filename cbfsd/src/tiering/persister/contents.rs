@@ -7,53 +7,49 @@
 
 use super::Maker;
 use super::archive::{Archive, SHARED_SECTION};
-use super::frozen::Frozen;
+use super::facts::{self, Fact};
+use super::frozen::{Frozen, InodeFacts};
+use super::ledger::{Phase, Position, TarballEntry, facts_name};
 use super::plan::{Item, Plan, xattrs_of};
 use super::rows::{frozen_holes, normalise};
 use super::source::BlockBytes;
-use super::staging::Staging;
-use cbfs_core::error::{Context, Error, Result};
-use cbfs_core::format::ObjectRef;
-use cbfs_core::format::changes::{Change, MemberForm, patch_member, write_change};
+use cbfs_core::error::{Error, Result};
+use cbfs_core::format::changes::{Change, MemberForm, patch_member};
 use cbfs_core::ids::{Ino, Xid};
 use cbfs_core::inode::{FileKind, InodeRow};
 use cbfs_core::layers::{ExtentRow, HoleRow, rows};
 use cbfs_core::tarball::{Member, MemberKind, SparseMap};
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{BufWriter, Write};
-
-/// Name of the list of members until it is part of the list of changes.
-pub(super) const MEMBERS: &str = "members.jsonl";
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// A file with more regions of data than this is mapped block by block only: its map must fit into
 /// memory, and its headers into a section.
 const MAX_REGIONS: usize = 1 << 16;
 
-/// What [`Contents::write`] made.
-pub(super) struct Done {
-    pub(super) tarballs: Vec<ObjectRef>,
-    pub(super) toc: Option<ObjectRef>,
-    pub(super) sections: u64,
-    /// Bytes of contents, holes left out.
-    pub(super) bytes: u64,
-}
+/// Rows of at most so many items are read at once, and of inodes between them when they are few: each
+/// may come with 16 KiB of contents.
+const AHEAD: usize = 64;
+const GAP: u64 = 2;
 
-/// The pass over the work list.
+/// The pass over the work list. One that goes on behind finished tarballs passes over what is in them:
+/// the list is the same each time, so nothing is missed and nothing comes twice.
 pub(super) struct Contents<'a> {
     maker: &'a Maker<'a>,
     frozen: &'a Frozen,
     plan: &'a Plan,
     archive: Archive<'a>,
-    staging: &'a mut Staging,
+    finished: &'a [TarballEntry],
+    /// Where the work began.
+    start: Position,
+    /// Where it is.
+    at: Position,
     block_size: u64,
     /// The first path of each file with several.
     first_paths: HashMap<Ino, Vec<u8>>,
-    /// Files whose holes are staged already; kept only when the frozen layer has holes.
+    /// Files whose holes are told already; kept only when the frozen layer has holes.
     holes_done: HashSet<Ino>,
-    files: u64,
-    bytes: u64,
     told_section: u64,
+    /// Rows of the items at hand and ahead, by number.
+    ahead: VecDeque<InodeFacts>,
 }
 
 impl<'a> Contents<'a> {
@@ -62,82 +58,133 @@ impl<'a> Contents<'a> {
         frozen: &'a Frozen,
         plan: &'a Plan,
         archive: Archive<'a>,
-        staging: &'a mut Staging,
+        finished: &'a [TarballEntry],
     ) -> Contents<'a> {
+        let start = finished.last().map_or_else(Position::default, |t| t.next);
         Contents {
             maker,
             frozen,
             plan,
             archive,
-            staging,
+            finished,
+            start,
+            at: start,
             block_size: maker.job.block_size,
             first_paths: HashMap::new(),
             holes_done: HashSet::new(),
-            files: 0,
-            bytes: 0,
             told_section: 0,
+            ahead: VecDeque::new(),
         }
     }
 
-    /// Write all members.
-    pub(super) fn write(mut self) -> Result<Done> {
-        let path = self.maker.path(MEMBERS);
-        let failed = || format!("{} could not be written", path.display());
-        let mut members = BufWriter::new(File::create_new(&path).context(failed)?);
+    /// Write all members. Answers the bytes of contents, holes left out, and the holes of files that
+    /// have no member.
+    pub(super) fn write(mut self) -> Result<(u64, Vec<HoleRow>)> {
         let mut dir = None;
-        for item in self.plan.items() {
-            if dir.replace(item.dir).is_some_and(|last| last != item.dir) {
+        for (index, item) in self.plan.items().iter().enumerate() {
+            let done = self.enter(Phase::Items, index);
+            if dir.replace(item.dir).is_some_and(|last| last != item.dir) && !done {
                 self.archive.next_directory()?;
             }
-            self.item(item, &mut members)?;
-            self.tell();
+            if done {
+                self.pass_item(item);
+            } else {
+                self.look_ahead(index)?;
+                self.item(item)?;
+                self.tell();
+            }
         }
-        for ino in &self.plan.patched {
-            self.patches(*ino, &mut members)?;
+        for (index, ino) in self.plan.patched.iter().enumerate() {
+            if self.enter(Phase::Patched, index) {
+                self.holes_are_done(*ino);
+            } else {
+                self.patches(*ino)?;
+            }
         }
-        for (dir, ino) in &self.plan.directory_items {
+        for (index, (dir, ino)) in self.plan.directory_items.iter().enumerate() {
+            if self.enter(Phase::Directories, index) {
+                continue;
+            }
             let row = self.frozen.inode(*ino)?;
             let path = self.plan.directory_path(*dir);
-            self.headers_only(
-                &row,
-                path,
-                MemberKind::Directory,
-                MemberForm::Directory,
-                &mut members,
-            )?;
+            self.headers_only(&row, path, MemberKind::Directory, MemberForm::Directory)?;
         }
-        self.remaining_holes()?;
-        members.flush().context(failed)?;
-        let archived = self.archive.finish()?;
-        self.maker.observer.progress(self.files, self.bytes);
-        let (tarballs, toc, sections) = (archived.tarballs, archived.toc, archived.sections);
-        Ok(Done {
-            tarballs,
-            toc,
-            sections,
-            bytes: self.bytes,
-        })
+        self.enter(Phase::End, 0);
+        let mut loose = self.remaining_holes()?;
+        loose.extend(self.archive.finish(self.at)?);
+        self.maker.observer.progress(self.at.files, self.at.bytes);
+        Ok((self.at.bytes, loose))
+    }
+
+    /// Come to a place of the work list; answers whether it is in a finished tarball.
+    fn enter(&mut self, phase: Phase, index: usize) -> bool {
+        let index = index as u64;
+        if (phase, index) < (self.start.phase, self.start.index) {
+            return true;
+        }
+        if (phase, index) != (self.start.phase, self.start.index) {
+            self.at.blk = 0;
+        }
+        (self.at.phase, self.at.index) = (phase, index);
+        false
+    }
+
+    /// What later items need to know of one that is in a finished tarball.
+    fn pass_item(&mut self, item: &Item) {
+        self.holes_are_done(item.ino);
+        if item.many_names && !self.first_paths.contains_key(&item.ino) {
+            self.first_paths.insert(item.ino, self.plan.path(item));
+        }
     }
 
     fn tell(&mut self) {
         if self.archive.section() != self.told_section {
             self.told_section = self.archive.section();
-            self.maker.observer.progress(self.files, self.bytes);
+            self.maker.observer.progress(self.at.files, self.at.bytes);
         }
     }
 
-    fn item(&mut self, item: &Item, members: &mut impl Write) -> Result<()> {
-        let row = self.frozen.inode(item.ino)?;
+    /// Have the rows of an item at the front of [`Contents::ahead`]. Files of a directory mostly have
+    /// numbers that follow each other.
+    fn look_ahead(&mut self, index: usize) -> Result<()> {
+        let items = &self.plan.items()[index..];
+        let Some(wanted) = items.first().map(|item| item.ino) else {
+            return Ok(());
+        };
+        while self.ahead.front().is_some_and(|f| f.row.ino < wanted) {
+            self.ahead.pop_front();
+        }
+        if self.ahead.front().is_some_and(|f| f.row.ino == wanted) {
+            return Ok(());
+        }
+        let mut last = wanted;
+        for item in items.iter().take(AHEAD) {
+            if item.ino < last || item.ino.0 - last.0 > GAP {
+                break;
+            }
+            last = item.ino;
+        }
+        self.ahead = self.frozen.inodes(wanted, last)?.into();
+        Ok(())
+    }
+
+    fn item(&mut self, item: &Item) -> Result<()> {
+        let facts = self.ahead.pop_front().filter(|f| f.row.ino == item.ino);
+        let Some(facts) = facts else {
+            let text = format!("inode {} vanished from the frozen layer", item.ino);
+            return Err(Error::damage(text));
+        };
+        let row = facts.row;
         let path = self.plan.path(item);
         if item.many_names {
             if let Some(first) = self.first_paths.get(&item.ino).cloned() {
                 let kind = MemberKind::HardLink(&first);
-                return self.headers_only(&row, &path, kind, MemberForm::HardLink, members);
+                return self.headers_only(&row, &path, kind, MemberForm::HardLink);
             }
             self.first_paths.insert(item.ino, path.clone());
         }
         match row.kind {
-            FileKind::File => self.file(&row, &path, members),
+            FileKind::File => self.file(facts, &path),
             FileKind::Symlink => {
                 let target = match rows::link(&self.frozen.conn, row.ino)? {
                     Some(target) => Some(target),
@@ -147,18 +194,16 @@ impl<'a> Contents<'a> {
                     Error::damage(format!("the symlink with inode {} has no target", row.ino))
                 })?;
                 let kind = MemberKind::Symlink(&target);
-                self.headers_only(&row, &path, kind, MemberForm::Symlink, members)
+                self.headers_only(&row, &path, kind, MemberForm::Symlink)
             }
-            FileKind::Fifo => {
-                self.headers_only(&row, &path, MemberKind::Fifo, MemberForm::Special, members)
-            }
+            FileKind::Fifo => self.headers_only(&row, &path, MemberKind::Fifo, MemberForm::Special),
             FileKind::CharDevice => {
                 let kind = MemberKind::CharDevice(row.rdev);
-                self.headers_only(&row, &path, kind, MemberForm::Special, members)
+                self.headers_only(&row, &path, kind, MemberForm::Special)
             }
             FileKind::BlockDevice => {
                 let kind = MemberKind::BlockDevice(row.rdev);
-                self.headers_only(&row, &path, kind, MemberForm::Special, members)
+                self.headers_only(&row, &path, kind, MemberForm::Special)
             }
             FileKind::Directory | FileKind::Socket => Err(Error::failed(format!(
                 "inode {} is no member among files",
@@ -174,9 +219,8 @@ impl<'a> Contents<'a> {
         path: &[u8],
         kind: MemberKind<'_>,
         form: MemberForm,
-        members: &mut impl Write,
     ) -> Result<()> {
-        let tarball = self.archive.begin_member(0)?;
+        let tarball = self.archive.begin_member(0, self.at)?;
         // A hard link's attributes came with its first name.
         let xattrs = match form {
             MemberForm::HardLink => Vec::new(),
@@ -184,23 +228,27 @@ impl<'a> Contents<'a> {
         };
         self.archive
             .headers(&member(row, path, kind, None, &xattrs));
-        write_change(members, &Change::member(row.ino, path, tarball, form, None))
+        self.archive
+            .change(&Change::member(row.ino, path, tarball, form, None))
     }
 
     /// A file that is stored whole.
-    fn file(&mut self, row: &InodeRow, path: &[u8], members: &mut impl Write) -> Result<()> {
+    fn file(&mut self, facts: InodeFacts, path: &[u8]) -> Result<()> {
+        let InodeFacts {
+            row,
+            inline,
+            backing,
+        } = facts;
+        let row = &row;
         self.holes_are_done(row.ino);
         let xattrs = self.xattrs(row.ino)?;
-        let mut data = Vec::new();
-        let blocks = match self.frozen.inline(row.ino, &mut data)? {
-            Some(xid) => {
+        let count = row.size.div_ceil(self.block_size);
+        let (data, blocks) = match inline {
+            Some((mut data, xid)) => {
                 self.check_inline(row, &mut data)?;
-                let count = row.size.div_ceil(self.block_size);
-                (0..count).map(|blk| (blk, xid)).collect()
+                (data, (0..count).map(|blk| (blk, xid)).collect())
             }
-            None => self
-                .frozen
-                .blocks(row.ino, row.size.div_ceil(self.block_size))?,
+            None => (Vec::new(), self.frozen.blocks(row.ino, count)?),
         };
         let mut source = Source {
             data: Some(data),
@@ -218,7 +266,7 @@ impl<'a> Contents<'a> {
         } else {
             source = Source {
                 data: None,
-                file: self.backing(row.ino, &blocks)?,
+                file: self.backing(row.ino, backing, &blocks)?,
                 only: None,
             };
             self.map(row, &blocks, &mut source)?
@@ -229,12 +277,12 @@ impl<'a> Contents<'a> {
         };
         let member = member(row, path, kind, Some(0), &xattrs);
         let stored = map.stored();
-        let tarball = self.archive.begin_member(shared(stored))?;
+        let tarball = self.archive.begin_member(shared(stored), self.at)?;
         self.archive.headers(&member);
         let xids = self.data(row, &blocks, &map, &mut source)?;
         self.archive.end_member(member.archived_size());
         for (from, to) in map.holes() {
-            self.staging.hole(&HoleRow {
+            self.archive.hole(HoleRow {
                 ino: row.ino,
                 from,
                 to,
@@ -242,13 +290,13 @@ impl<'a> Contents<'a> {
             })?;
         }
         if row.size > 0 {
-            self.files += 1;
+            self.at.files += 1;
         }
         if shared(stored) == stored {
-            self.bytes += stored; // else each block was counted when it went
+            self.at.bytes += stored; // else each block was counted when it went
         }
         let change = Change::member(row.ino, path, tarball, MemberForm::File, None);
-        write_change(members, &change.with_xids(xids))
+        self.archive.change(&change.with_xids(xids))
     }
 
     /// Append the data of a whole file, and stage its extents. Answers their xids.
@@ -273,7 +321,6 @@ impl<'a> Contents<'a> {
             let offset = self.archive.raw().len() as u64;
             let section = self.archive.section();
             source.append(self, row.ino, *blk, (from, to), map)?;
-            self.archive.holds(row.ino, *blk)?;
             match &mut run {
                 // Consecutive blocks in sections of their own are one row.
                 Some(run)
@@ -288,35 +335,47 @@ impl<'a> Contents<'a> {
                     let next = self.extent(row.ino, *blk, section, offset, *xid);
                     if let Some(complete) = run.replace(next) {
                         xids.push(complete.xid);
-                        self.staging.extent(&complete)?;
+                        self.archive.extent(&complete)?;
                     }
                 }
             }
             if own_sections {
                 self.archive.cut()?;
-                self.bytes += map.data_within(from, to).map(|(a, b)| b - a).sum::<u64>();
+                self.at.bytes += map.data_within(from, to).map(|(a, b)| b - a).sum::<u64>();
                 self.tell();
             }
         }
         if let Some(last) = run {
             xids.push(last.xid);
-            self.staging.extent(&last)?;
+            self.archive.extent(&last)?;
         }
         Ok(xids)
     }
 
     /// The changed blocks of a file that is not stored whole.
-    fn patches(&mut self, ino: Ino, members: &mut impl Write) -> Result<()> {
+    fn patches(&mut self, ino: Ino) -> Result<()> {
         self.holes_are_done(ino);
         let row = self.frozen.inode(ino)?;
         let blocks = self
             .frozen
             .blocks(ino, row.size.div_ceil(self.block_size))?;
-        let file = self.backing(ino, &blocks)?;
+        let file = self.backing(ino, self.frozen.backing(ino)?, &blocks)?;
         let mut holes = frozen_holes(self.frozen, ino)?;
         let mut taken = Vec::new();
+        let first = self.at.blk;
+        let finished = self.finished_blocks(ino)?;
         for (blk, xid) in blocks {
             let (from, to) = self.range(&row, blk);
+            if blk < first {
+                // In a finished tarball, unless it was a hole.
+                if finished.contains(&blk) {
+                    taken.push((from, to));
+                } else {
+                    holes.push(HoleRow { ino, from, to, xid });
+                }
+                continue;
+            }
+            self.at.blk = blk;
             let block = self.read(ino, file, blk, (to - from) as usize)?;
             if complement(&block.holes, to - from).is_empty() {
                 holes.push(HoleRow { ino, from, to, xid });
@@ -325,7 +384,7 @@ impl<'a> Contents<'a> {
             taken.push((from, to));
             let (size, path) = (to - from, patch_member(ino, from));
             let kind = MemberKind::File { size };
-            let tarball = self.archive.begin_member(shared(size))?;
+            let tarball = self.archive.begin_member(shared(size), self.at)?;
             self.archive
                 .headers(&member(&row, path.as_bytes(), kind, Some(blk), &[]));
             if shared(size) != size {
@@ -334,30 +393,50 @@ impl<'a> Contents<'a> {
             let offset = self.archive.raw().len() as u64;
             let section = self.archive.section();
             self.archive.raw().extend_from_slice(&block.bytes);
-            self.archive.holds(ino, blk)?;
             if shared(size) != size {
                 self.archive.cut()?;
             }
             self.archive.end_member(size);
             let extent = self.extent(ino, blk, section, offset, xid);
-            self.staging.extent(&extent)?;
-            self.bytes += size;
+            self.archive.extent(&extent)?;
+            self.at.bytes += size;
             let patch = Some((from, size));
             let change = Change::member(ino, path.as_bytes(), tarball, MemberForm::Patch, patch);
-            write_change(members, &change.with_xids(vec![xid]))?;
+            self.archive.change(&change.with_xids(vec![xid]))?;
             self.tell();
         }
         for hole in normalise(holes, &taken) {
-            self.staging.hole(&hole)?;
+            self.archive.hole(hole)?;
         }
-        self.files += 1;
+        self.at.files += 1;
         Ok(())
     }
 
+    /// The blocks of a patched file that are in finished tarballs, when the work began within it.
+    fn finished_blocks(&self, ino: Ino) -> Result<BTreeSet<u64>> {
+        let mut blocks = BTreeSet::new();
+        if self.at.blk == 0 {
+            return Ok(blocks);
+        }
+        for index in 1..=self.finished.len() as u32 {
+            let path = self.maker.path(&facts_name(index));
+            facts::read(&path, self.maker.job.number, |fact| {
+                if let Fact::Extent(extent) = fact
+                    && extent.ino == ino
+                {
+                    blocks.extend(extent.blk..extent.blk + extent.n);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(blocks)
+    }
+
     /// Holes of files without changed blocks: rows of the frozen layer as they are.
-    fn remaining_holes(&mut self) -> Result<()> {
+    fn remaining_holes(&mut self) -> Result<Vec<HoleRow>> {
+        let mut holes = Vec::new();
         if !self.frozen.has_holes() {
-            return Ok(());
+            return Ok(holes);
         }
         let sql = "SELECT DISTINCT ino FROM hole ORDER BY ino";
         let mut statement = self.frozen.conn.prepare(sql)?;
@@ -367,11 +446,9 @@ impl<'a> Contents<'a> {
             if self.holes_done.contains(&ino) || self.plan.orphans.binary_search(&ino).is_ok() {
                 continue;
             }
-            for hole in normalise(frozen_holes(self.frozen, ino)?, &[]) {
-                self.staging.hole(&hole)?;
-            }
+            holes.extend(normalise(frozen_holes(self.frozen, ino)?, &[]));
         }
-        Ok(())
+        Ok(holes)
     }
 
     fn holes_are_done(&mut self, ino: Ino) {
@@ -444,8 +521,8 @@ impl<'a> Contents<'a> {
         (from, row.size.min(from + self.block_size))
     }
 
-    fn backing(&self, ino: Ino, blocks: &[(u64, Xid)]) -> Result<u64> {
-        match self.frozen.backing(ino)? {
+    fn backing(&self, ino: Ino, frozen: Option<u64>, blocks: &[(u64, Xid)]) -> Result<u64> {
+        match frozen {
             Some(file) => Ok(file),
             None if blocks.is_empty() => Ok(0), // nothing will be read
             None => self.maker.job.instance.backing_file(ino),

@@ -3,6 +3,7 @@
 
 use super::archive::SHARED_SECTION;
 use super::frozen::Frozen;
+use super::ledger::Part;
 use super::plan::{Plan, xattrs_of};
 use super::{Maker, remove};
 use cbfs_core::error::{Context, Result};
@@ -22,14 +23,14 @@ use std::path::Path;
 /// Raw bytes of the sections with the list of changes.
 const SECTION: u64 = 1 << 20;
 
-/// Write it; `changes`, the list of changes, is removed after.
+/// Write it, and note it; `changes`, the list of changes, is removed after.
 pub(super) fn write(
     maker: &Maker<'_>,
     pool: &CompressionPool,
     frozen: &Frozen,
     plan: &Plan,
     changes: &Path,
-) -> Result<ObjectRef> {
+) -> Result<()> {
     let job = maker.job;
     let mut writer = SectionWriter::create(&maker.path(&keys::tarball(0)), pool)?;
     let record = to_json(&SnapshotRecord {
@@ -91,8 +92,12 @@ pub(super) fn write(
     raw.extend_from_slice(&END_OF_ARCHIVE);
     writer.push(raw)?;
     let sealed = writer.seal()?;
-    sealed.sync()?;
-    maker.tarball_made(0, &sealed)
+    let object = ObjectRef {
+        key: job.key(&keys::tarball(0)),
+        size: sealed.size,
+        blake3: sealed.blake3.to_hex().to_string(),
+    };
+    maker.object_made(Part::Metadata, &object, &sealed.path)
 }
 
 fn document<'m>(maker: &Maker<'_>, path: &'m str, size: u64) -> Member<'m> {

@@ -12,44 +12,53 @@
 //! Memory does not depend on the sizes of files: some 100 bytes per changed inode that becomes a
 //! member, and the sections in flight.
 //!
-//! Every object is fsynced, with its directory, before [`Observer::object_made`] is told of it: from
-//! then on it may be uploaded. On an error or a cancellation the attempt's folder is removed. After
-//! a crash it stays, incomplete; as attempts have random names nothing ever continues it, and the
-//! owner of the proxy removes it.
+//! An object is whole at its path, and noted in the attempt's [`ledger`], before
+//! [`Observer::object_made`] is told of it: from then on it may be uploaded. Nothing is fsynced here;
+//! the ledger's module says why, and how an attempt goes on after a crash. The attempt's folder stays
+//! whatever happens: removing it when it is of no use any more is up to the caller.
 
 mod archive;
 mod contents;
+mod facts;
 mod frozen;
+mod index;
+mod ledger;
 mod metadata;
 mod plan;
+#[cfg(test)]
+mod resume_tests;
 mod rows;
 mod source;
 mod staging;
 #[cfg(test)]
 mod tests;
 
+pub use ledger::{Identity, Ledger, Logged, Part};
 pub use source::{BlockBytes, MountedInstance};
 
 use archive::Archive;
-use cbfs_core::durable_file::{create_dir_all, sync_dir};
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::{Totals, XidRange};
 use cbfs_core::format::{ObjectRef, keys};
-use cbfs_core::frames::compress_seekable;
+use cbfs_core::frames::{compress_seekable, compress_whole};
 use cbfs_core::handle::Handle;
 use cbfs_core::ids::{Epoch, SnapshotNumber};
 use cbfs_core::layers::SourceRow;
 use cbfs_core::snapshot::SnapshotKind;
-use cbfs_core::tarball::{CompressionPool, SealedTarball};
+use cbfs_core::tarball::CompressionPool;
 use contents::Contents;
 use frozen::Frozen;
+use index::Index;
+use ledger::TarballEntry;
+use parking_lot::Mutex;
 use plan::Plan;
-use rows::RowCopy;
+use rows::{Copied, OpenLayer, RowCopy, inherited};
 use staging::Staging;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 
 /// Stored bytes after which a new data tarball is begun, unless configured otherwise.
@@ -63,7 +72,7 @@ pub struct Job<'a> {
     pub number: SnapshotNumber,
     /// The epoch of this master.
     pub epoch: Epoch,
-    /// Random id of the attempt; its folder must not exist yet.
+    /// Random id of the attempt; its folder must not exist yet, unless the attempt is taken up.
     pub attempt: String,
     /// The snapshot's name.
     pub name: Option<String>,
@@ -91,12 +100,20 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn prefix(&self) -> String {
-        keys::attempt_prefix(self.number, self.epoch, &self.attempt)
+    fn identity(&self) -> Identity {
+        Identity {
+            fs: self.fs.clone(),
+            number: self.number,
+            epoch: self.epoch,
+            attempt: self.attempt.clone(),
+            xid: self.xid,
+            parent: self.parent,
+            block_size: self.block_size,
+        }
     }
 
     fn key(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix())
+        format!("{}{name}", self.identity().prefix())
     }
 }
 
@@ -109,7 +126,7 @@ pub trait Observer: Send + Sync {
     /// Files and bytes (uncompressed) done so far; about once per section.
     fn progress(&self, files: u64, bytes: u64);
 
-    /// An object is whole and durable at `path`. An error ends the attempt.
+    /// An object is whole at `path`, and noted. An error ends the attempt.
     fn object_made(&self, object: &ObjectRef, path: &Path) -> Result<()>;
 
     /// Whether to give up; asked often.
@@ -132,114 +149,235 @@ pub struct Persisted {
     pub totals: Totals,
 }
 
-/// Persist one snapshot. Blocks until all of it is made; see the module for what stays when not.
+/// Persist one snapshot, or the rest of it when `earlier` is the ledger of an attempt that is taken up.
+/// Blocks until all of it is made. Also answers the ledger, for objects that others make.
+/// [`Observer::object_made`] is told of new objects only.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the attempt's folder exists already (it is left alone), else
+/// [`ErrorKind::Conflict`] when the folder of a new attempt exists already (it is left alone), else
 /// whatever stopped the work, a cancellation included.
-pub fn persist(job: &Job<'_>, observer: &dyn Observer) -> Result<Persisted> {
-    let dir = job.out.join(job.prefix());
-    let failed = || format!("the folder {} could not be created", dir.display());
-    let parent = dir.parent().unwrap_or(job.out);
-    create_dir_all(parent).context(failed)?;
-    fs::create_dir(&dir).map_err(|e| {
-        let exists = e.kind() == std::io::ErrorKind::AlreadyExists;
-        let kind = if exists {
-            ErrorKind::Conflict
-        } else {
-            ErrorKind::Failed
-        };
-        Error::new(kind, failed()).because(e)
-    })?;
-    let made = sync_dir(parent)
-        .context(failed)
-        .and_then(|()| make(job, &dir, observer));
-    if made.is_err()
-        && let Err(e) = fs::remove_dir_all(&dir)
-    {
-        tracing::warn!(folder = %dir.display(), error = %e, "a failed attempt could not be removed");
+pub fn persist(
+    job: &Job<'_>,
+    earlier: Option<Ledger>,
+    observer: &dyn Observer,
+) -> Result<(Persisted, Ledger)> {
+    let dir = job.out.join(job.identity().prefix());
+    if earlier.is_none() {
+        create_folder(&dir)?;
     }
-    made
-}
-
-fn make(job: &Job<'_>, dir: &Path, observer: &dyn Observer) -> Result<Persisted> {
     let frozen = Frozen::open(job.frozen)?;
     let mut plan = Plan::collect(job, &frozen, observer)?;
     observer.planned(plan.changed + plan.removed, plan.files, plan.bytes);
+    let hash = plan.hash();
+    let ledger = match earlier {
+        Some(ledger) if ledger.plan() == hash => ledger,
+        Some(_) => return Err(Error::damage("the attempt began with another work list")),
+        None => Ledger::begin(&dir, job.identity(), &job.created_at, hash)?,
+    };
     let pool = CompressionPool::new(None, job.level)?;
-    let stop = AtomicBool::new(false);
+    let team = Team::default();
     let maker = Maker {
         job,
-        dir,
+        dir: &dir,
         observer,
-        stop: &stop,
+        ledger: &ledger,
+        team: &team,
     };
-    let mut staging = Staging::create(dir)?;
-    let (copied, done) = thread::scope(|scope| {
-        let copy = || {
-            let stopped = || stop.load(Ordering::Relaxed) || observer.cancelled();
-            let copied = RowCopy::run(job, dir, &plan.orphans, &stopped);
-            let failed_first = copied.is_err() && !stop.swap(true, Ordering::Relaxed);
-            (copied, failed_first)
-        };
-        let copier = thread::Builder::new()
-            .name("cbfs-rows".into())
-            .spawn_scoped(scope, copy)
-            .context(|| "a thread could not be started".into())?;
-        let done = Archive::new(&maker, &pool).and_then(|archive| {
-            Contents::new(&maker, &frozen, &plan, archive, &mut staging).write()
-        });
-        if done.is_err() {
-            stop.store(true, Ordering::Relaxed);
-        }
-        let joined = copier.join();
-        let (copied, failed_first) =
-            joined.map_err(|_| Error::failed("the thread that copies rows died"))?;
-        // What failed first is told: the other side only heard that it should stop.
-        if failed_first {
-            Ok((copied?, done?))
-        } else {
-            done.and_then(|done| Ok((copied?, done)))
-        }
-    })?;
-    plan.forget_members();
-    let toc = done.toc;
-    let source = toc.as_ref().map(|toc| SourceRow {
-        snapshot: job.number,
-        toc_key: toc.key.clone(),
-        toc_size: toc.size,
-        toc_blake3: toc.blake3.clone(),
-    });
-    let (plain, changes) = copied.finish(job, &frozen, &plan, &mut staging, source.as_ref())?;
-    drop(staging);
-    maker.check_cancelled()?;
-    let compressed = dir.join(keys::LAYER);
-    let layer = compress_seekable(&plain, &compressed, job.level)?.at(job.key(keys::LAYER));
-    remove(&plain)?;
-    maker.object_made(&layer, &compressed)?;
-    let meta_tarball = metadata::write(&maker, &pool, &frozen, &plan, &changes)?;
-    let objects = done
-        .tarballs
-        .iter()
-        .chain(&toc)
-        .chain([&layer, &meta_tarball]);
+    let bytes = match (ledger.object(Part::Layer), ledger.object(Part::Metadata)) {
+        (Some(_), Some(_)) => ledger.tarballs().last().map_or(0, |t| t.next.bytes),
+        _ => make(&maker, &pool, &frozen, &mut plan)?,
+    };
+    let missing = || Error::failed("an object of the snapshot was not made");
+    let tarballs = ledger.tarballs();
+    let (toc, layer) = (ledger.object(Part::Toc), ledger.object(Part::Layer));
+    let layer = layer.ok_or_else(missing)?;
+    let meta_tarball = ledger.object(Part::Metadata).ok_or_else(missing)?;
+    let objects = tarballs.iter().map(|t| &t.object);
+    let objects = objects.chain(&toc).chain([&layer, &meta_tarball]);
     let totals = Totals {
         changed_inodes: plan.changed,
         removed_inodes: plan.removed,
-        data_bytes: done.bytes,
+        data_bytes: bytes,
         stored_bytes: objects.map(|o| o.size).sum(),
-        tarballs: done.tarballs.len() as u64,
-        sections: done.sections,
+        tarballs: tarballs.len() as u64,
+        sections: tarballs.iter().map(|t| t.sections).sum(),
         inodes: 0,
         logical_bytes: 0,
     };
-    Ok(Persisted {
+    let persisted = Persisted {
         meta_tarball,
         toc,
         layer,
-        tarballs: done.tarballs,
+        tarballs: tarballs.into_iter().map(|t| t.object).collect(),
         totals,
+    };
+    Ok((persisted, ledger))
+}
+
+fn create_folder(dir: &Path) -> Result<()> {
+    let failed = || format!("the folder {} could not be created", dir.display());
+    if let Some(parent) = dir.parent() {
+        fs::create_dir_all(parent).context(failed)?;
+    }
+    fs::create_dir(dir).map_err(|e| {
+        let kind = match e.kind() {
+            std::io::ErrorKind::AlreadyExists => ErrorKind::Conflict,
+            _ => ErrorKind::Failed,
+        };
+        Error::new(kind, failed()).because(e)
     })
+}
+
+/// Make what is not in the ledger yet. Answers the bytes of contents in all data tarballs.
+fn make(
+    maker: &Maker<'_>,
+    pool: &CompressionPool,
+    frozen: &Frozen,
+    plan: &mut Plan,
+) -> Result<u64> {
+    let (job, dir, team) = (maker.job, maker.dir, maker.team);
+    let finished = maker.ledger.tarballs();
+    let work = &*plan;
+    let stopped = || team.has_failed() || maker.observer.cancelled();
+    let (copied, index, contents) = thread::scope(|scope| {
+        let (ready, closed) = mpsc::channel();
+        let copier = team.spawn(scope, "cbfs-rows", || {
+            RowCopy::run(job, dir, &work.orphans, &stopped)
+        });
+        let indexer = team.spawn(scope, "cbfs-index", move || {
+            Index::run(job, dir, &closed, &stopped)
+        });
+        let contents = team.run(|| {
+            let archive = Archive::new(maker, pool, &finished, ready)?;
+            Contents::new(maker, frozen, work, archive, &finished).write()
+        });
+        (team.join(copier), team.join(indexer), contents)
+    });
+    let (copied, index, (bytes, loose)) = team.all((copied, index, contents))?;
+    plan.forget_members();
+    maker.check_cancelled()?;
+    let Copied {
+        layer: open_layer,
+        mut changes,
+    } = copied;
+    let (plain_toc, mut staging) = index.close_toc()?;
+    loose.iter().try_for_each(|hole| staging.hole(hole))?;
+    let mut sources = inherited(frozen, plan, &mut staging)?;
+    changes.holes(&staging)?;
+    // The layer needs the TOC, the metadata tarball needs neither.
+    let (index, metadata) = thread::scope(|scope| {
+        let index = team.spawn(scope, "cbfs-layer", move || {
+            sources.extend(toc(maker, &plain_toc)?);
+            layer(maker, open_layer, &staging, &sources)
+        });
+        let metadata = team.run(|| {
+            if maker.ledger.object(Part::Metadata).is_some() {
+                return changes.discard();
+            }
+            let changes = changes.finish(dir, maker.ledger.tarballs().len() as u32)?;
+            metadata::write(maker, pool, frozen, plan, &changes)
+        });
+        (team.join(index), metadata)
+    });
+    team.all((index, metadata, Some(())))?;
+    Ok(bytes)
+}
+
+/// Make the TOC object, unless that was done or there is no data tarball; answers where it is.
+fn toc(maker: &Maker<'_>, plain: &Path) -> Result<Option<SourceRow>> {
+    let job = maker.job;
+    let object = match maker.ledger.object(Part::Toc) {
+        Some(made) => made,
+        None if maker.ledger.tarballs().is_empty() => {
+            remove(plain)?;
+            return Ok(None);
+        }
+        None => {
+            let path = maker.path(keys::TOC);
+            let object = compress_whole(plain, &path, job.level)?.at(job.key(keys::TOC));
+            maker.object_made(Part::Toc, &object, &path)?;
+            object
+        }
+    };
+    remove(plain)?;
+    Ok(Some(SourceRow {
+        snapshot: job.number,
+        toc_key: object.key,
+        toc_size: object.size,
+        toc_blake3: object.blake3,
+    }))
+}
+
+/// Make the layer object, unless that was done.
+fn layer(
+    maker: &Maker<'_>,
+    open: OpenLayer,
+    staging: &Staging,
+    sources: &[SourceRow],
+) -> Result<()> {
+    let job = maker.job;
+    if maker.ledger.object(Part::Layer).is_some() {
+        return open.discard();
+    }
+    let plain = open.finish(job, staging, sources)?;
+    let path = maker.path(keys::LAYER);
+    let object = compress_seekable(&plain, &path, job.level)?.at(job.key(keys::LAYER));
+    remove(&plain)?;
+    maker.object_made(Part::Layer, &object, &path)
+}
+
+/// The threads that work on one attempt. The first failure stops the others, and is the one that is
+/// told: they only heard that they should stop.
+#[derive(Default)]
+struct Team {
+    failed: AtomicBool,
+    first: Mutex<Option<Error>>,
+}
+
+impl Team {
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn fail<T>(&self, error: Error) -> Option<T> {
+        self.first.lock().get_or_insert(error);
+        self.failed.store(true, Ordering::Relaxed);
+        None
+    }
+
+    /// Do one's part; `None` when it failed.
+    fn run<T>(&self, part: impl FnOnce() -> Result<T>) -> Option<T> {
+        part().map_or_else(|e| self.fail(e), Some)
+    }
+
+    fn spawn<'scope, 'env, T: Send + 'scope>(
+        &'scope self,
+        scope: &'scope thread::Scope<'scope, 'env>,
+        name: &str,
+        part: impl FnOnce() -> Result<T> + Send + 'scope,
+    ) -> Option<thread::ScopedJoinHandle<'scope, Option<T>>> {
+        let thread = thread::Builder::new().name(name.into());
+        let started = thread.spawn_scoped(scope, move || self.run(part));
+        self.run(|| started.context(|| "a thread could not be started".into()))
+    }
+
+    fn join<T>(&self, thread: Option<thread::ScopedJoinHandle<'_, Option<T>>>) -> Option<T> {
+        match thread?.join() {
+            Ok(part) => part,
+            Err(_) => self.fail(Error::failed("a thread of the persister died")),
+        }
+    }
+
+    /// All parts, or the first failure.
+    fn all<A, B, C>(&self, parts: (Option<A>, Option<B>, Option<C>)) -> Result<(A, B, C)> {
+        if let Some(first) = self.first.lock().take() {
+            return Err(first);
+        }
+        match parts {
+            (Some(a), Some(b), Some(c)) => Ok((a, b, c)),
+            _ => Err(cancelled()),
+        }
+    }
 }
 
 /// What every part of the persister needs.
@@ -247,36 +385,29 @@ struct Maker<'a> {
     job: &'a Job<'a>,
     dir: &'a Path,
     observer: &'a dyn Observer,
-    /// Something failed: the others need not go on.
-    stop: &'a AtomicBool,
+    ledger: &'a Ledger,
+    team: &'a Team,
 }
 
 impl Maker<'_> {
     fn check_cancelled(&self) -> Result<()> {
-        let stop = self.stop.load(Ordering::Relaxed) || self.observer.cancelled();
-        if stop { Err(cancelled()) } else { Ok(()) }
+        if self.team.has_failed() || self.observer.cancelled() {
+            Err(cancelled())
+        } else {
+            Ok(())
+        }
     }
 
-    /// Make the directory entry of a synced object durable, and tell of it.
-    fn object_made(&self, object: &ObjectRef, path: &Path) -> Result<()> {
-        sync_dir(self.dir).context(|| {
-            format!(
-                "the folder {} could not be made durable",
-                self.dir.display()
-            )
-        })?;
+    /// Note an object that is whole, and tell of it.
+    fn object_made(&self, part: Part, object: &ObjectRef, path: &Path) -> Result<()> {
+        self.ledger.note(part, object)?;
         self.observer.object_made(object, path)
     }
 
-    /// Tell of a tarball that is durable.
-    fn tarball_made(&self, index: u32, sealed: &SealedTarball) -> Result<ObjectRef> {
-        let object = ObjectRef {
-            key: self.job.key(&keys::tarball(index)),
-            size: sealed.size,
-            blake3: sealed.blake3.to_hex().to_string(),
-        };
-        self.observer.object_made(&object, &sealed.path)?;
-        Ok(object)
+    /// Note a data tarball that is whole, and tell of it.
+    fn tarball_made(&self, tarball: &TarballEntry, path: &Path) -> Result<()> {
+        self.ledger.note_tarball(tarball.clone())?;
+        self.observer.object_made(&tarball.object, path)
     }
 
     fn path(&self, name: &str) -> PathBuf {

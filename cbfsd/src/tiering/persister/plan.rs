@@ -143,6 +143,30 @@ impl Plan {
         }
     }
 
+    /// Hash of the work list, hex: an attempt is only continued along the list it began with.
+    pub(super) fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut put = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for item in &self.items {
+            put(&item.ino.0.to_le_bytes());
+            put(self.directories.path(item.dir));
+            put(self.name(item));
+        }
+        put(b"patched");
+        for ino in &self.patched {
+            put(&ino.0.to_le_bytes());
+        }
+        put(b"directories");
+        for (dir, ino) in &self.directory_items {
+            put(&ino.0.to_le_bytes());
+            put(self.directories.path(*dir));
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// Free what only the data tarballs needed.
     pub(super) fn forget_members(&mut self) {
         (self.items, self.names) = (Vec::new(), Vec::new());

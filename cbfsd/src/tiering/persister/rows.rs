@@ -2,10 +2,11 @@
 //! KVS needs, plus what [`super::contents`] found out.
 //!
 //! The tables of names and attributes are copied while the tarballs are being made ([`RowCopy`]);
-//! extents, holes and sources follow when they are known ([`Copied::finish`]).
+//! extents, holes and sources follow when they are known ([`OpenLayer::finish`]), and the lines of
+//! members come last in the list of changes ([`OpenChanges::finish`]).
 
-use super::contents::MEMBERS;
 use super::frozen::Frozen;
+use super::ledger::members_name;
 use super::plan::Plan;
 use super::staging::Staging;
 use super::{Job, cancelled, remove};
@@ -95,60 +96,46 @@ impl RowCopy {
             Ok(conn.execute_batch(&index)?)
         })?;
         Ok(Copied {
-            layer,
-            changes,
-            dir: dir.to_owned(),
+            layer: OpenLayer(layer),
+            changes: OpenChanges { out: changes, path },
         })
     }
 }
 
-/// What [`RowCopy::run`] made: a layer and a list of changes that are still open.
+/// What [`RowCopy::run`] made.
 pub(super) struct Copied {
-    layer: LayerDb,
-    changes: BufWriter<File>,
-    dir: PathBuf,
+    pub(super) layer: OpenLayer,
+    pub(super) changes: OpenChanges,
 }
 
-impl Copied {
-    /// Add what the tarballs brought. Returns the paths of the layer, closed and not compressed,
-    /// and of the whole list of changes. Neither is fsynced.
+/// The layer without extents, holes and sources.
+pub(super) struct OpenLayer(LayerDb);
+
+/// The list of changes without holes and members.
+pub(super) struct OpenChanges {
+    out: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl OpenLayer {
+    /// Add what the tarballs brought, and `sources`. Answers the path of the layer, closed, neither
+    /// compressed nor fsynced.
     pub(super) fn finish(
-        mut self,
+        self,
         job: &Job<'_>,
-        frozen: &Frozen,
-        plan: &Plan,
-        staging: &mut Staging,
-        source: Option<&SourceRow>,
-    ) -> Result<(PathBuf, PathBuf)> {
-        let gone = |ino: Ino| plan.orphans.binary_search(&ino).is_ok();
-        if frozen.has_extents() {
-            let sql = format!("SELECT {} FROM extent", rows::EXTENT_COLUMNS);
-            each(&frozen.conn, &sql, &|| false, |row| {
-                let extent = rows::extent_from_row(row)?;
-                if gone(extent.ino) {
-                    Ok(())
-                } else {
-                    staging.extent(&extent)
-                }
-            })?;
-        }
-        let changes = &mut self.changes;
-        self.layer.with(|conn| {
+        staging: &Staging,
+        sources: &[SourceRow],
+    ) -> Result<PathBuf> {
+        let path = self.0.path().to_owned();
+        self.0.with(|conn| {
             let mut last: Option<ExtentRow> = None;
             staging.extents(|extent| {
                 check_apart(last.as_ref(), &extent)?;
                 last = Some(extent);
                 rows::put_extent(conn, &extent)
             })?;
-            staging.holes(|hole| {
-                rows::put_hole(conn, &hole)?;
-                write_change(&mut *changes, &Change::hole(&hole))
-            })?;
-            let sources = format!("SELECT {} FROM source", rows::SOURCE_COLUMNS);
-            each(&frozen.conn, &sources, &|| false, |row| {
-                rows::put_source(conn, &rows::source_from_row(row)?)
-            })?;
-            if let Some(source) = source {
+            staging.holes(|hole| rows::put_hole(conn, &hole))?;
+            for source in sources {
                 rows::put_source(conn, source)?;
             }
             rows::put_meta(conn, "fs", &job.fs.to_string())?;
@@ -157,15 +144,67 @@ impl Copied {
             rows::put_meta(conn, "xid_from", &job.xid.from.to_string())?;
             rows::put_meta(conn, "xid_to", &job.xid.to.to_string())
         })?;
-        self.layer.finish()?;
-        let failed = || "the list of changes could not be written".to_owned();
-        let members_path = self.dir.join(MEMBERS);
-        let mut members = File::open(&members_path).context(failed)?;
-        io::copy(&mut members, changes).context(failed)?;
-        changes.flush().context(failed)?;
-        remove(&members_path)?;
-        Ok((self.dir.join(PLAIN_LAYER), self.dir.join(CHANGES)))
+        self.0.finish()?;
+        Ok(path)
     }
+}
+
+impl OpenLayer {
+    /// Remove it: it was made before.
+    pub(super) fn discard(self) -> Result<()> {
+        remove(self.0.path())
+    }
+}
+
+impl OpenChanges {
+    /// Remove it: it was used before.
+    pub(super) fn discard(self) -> Result<()> {
+        remove(&self.path)
+    }
+
+    /// The lines for holes.
+    pub(super) fn holes(&mut self, staging: &Staging) -> Result<()> {
+        staging.holes(|hole| write_change(&mut self.out, &Change::hole(&hole)))
+    }
+
+    /// Add the lines of the members of `tarballs` tarballs. Answers the path of the whole list.
+    pub(super) fn finish(mut self, dir: &Path, tarballs: u32) -> Result<PathBuf> {
+        let failed = || "the list of changes could not be written".to_owned();
+        for number in 1..=tarballs {
+            let path = dir.join(members_name(number));
+            let mut members =
+                File::open(&path).context(|| format!("{} could not be read", path.display()))?;
+            io::copy(&mut members, &mut self.out).context(failed)?;
+        }
+        self.out.flush().context(failed)?;
+        Ok(self.path)
+    }
+}
+
+/// Stage the extents of older snapshots that the frozen layer has; answers its sources.
+pub(super) fn inherited(
+    frozen: &Frozen,
+    plan: &Plan,
+    staging: &mut Staging,
+) -> Result<Vec<SourceRow>> {
+    if frozen.has_extents() {
+        let sql = format!("SELECT {} FROM extent", rows::EXTENT_COLUMNS);
+        each(&frozen.conn, &sql, &|| false, |row| {
+            let extent = rows::extent_from_row(row)?;
+            if plan.orphans.binary_search(&extent.ino).is_ok() {
+                Ok(())
+            } else {
+                staging.extent(&extent)
+            }
+        })?;
+    }
+    let mut sources = Vec::new();
+    let sql = format!("SELECT {} FROM source", rows::SOURCE_COLUMNS);
+    each(&frozen.conn, &sql, &|| false, |row| {
+        sources.push(rows::source_from_row(row)?);
+        Ok(())
+    })?;
+    Ok(sources)
 }
 
 /// Two extents of a file that overlap would make a reader return stale data.

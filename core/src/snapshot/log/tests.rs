@@ -49,6 +49,8 @@ fn attempt(id: &str) -> StatusEvent {
     StatusEvent::Attempt {
         attempt: id.to_owned(),
         boot_id: format!("boot-of-{id}"),
+        kept: None,
+        anew_because: None,
     }
 }
 
@@ -107,7 +109,10 @@ fn the_log_read_back_tells_the_same_as_the_writer() {
     append_all(
         &mut log,
         vec![
-            StatusEvent::Cut { xid: Xid(99) },
+            StatusEvent::Cut {
+                xid: Xid(99),
+                held_us: Some(70),
+            },
             state(Collected),
             StatusEvent::Planned {
                 inodes: 10,
@@ -161,7 +166,10 @@ fn a_new_attempt_starts_from_nothing_and_a_resumed_one_does_not() {
     append_all(
         &mut log,
         vec![
-            StatusEvent::Cut { xid: Xid(9) },
+            StatusEvent::Cut {
+                xid: Xid(9),
+                held_us: Some(70),
+            },
             state(Collected),
             attempt("a1"),
             state(Writing),
@@ -418,7 +426,10 @@ fn every_event_of_this_version_is_known_to_the_parser() {
         &mut log,
         vec![
             attempt("a"),
-            StatusEvent::Cut { xid: Xid(1) },
+            StatusEvent::Cut {
+                xid: Xid(1),
+                held_us: Some(70),
+            },
             StatusEvent::Planned {
                 inodes: 1,
                 files: 1,
@@ -475,7 +486,10 @@ fn any_event() -> impl Strategy<Value = StatusEvent> {
         "[a-c]".prop_map(|id| attempt(&id)),
         ("\\PC{0,8}", any::<u64>()).prop_map(|(key, size)| made(&key, size)),
         ("\\PC{0,8}", any::<u64>()).prop_map(|(key, size)| sent(&key, size)),
-        any::<u64>().prop_map(|xid| StatusEvent::Cut { xid: Xid(xid) }),
+        any::<u64>().prop_map(|xid| StatusEvent::Cut {
+            xid: Xid(xid),
+            held_us: Some(70)
+        }),
         (any::<u64>(), any::<u64>())
             .prop_map(|(files, bytes)| StatusEvent::Progress { files, bytes }),
     ]
