@@ -1,6 +1,8 @@
 //! The TUI in a real terminal (tmux) against a real daemon.
 
-use cbfs_tests::{Master, cbfsctl, needs_fuse, needs_tools};
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are test code too
+
+use cbfs_tests::{Master, Node, cbfsctl, needs_fuse, needs_tools};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -87,13 +89,18 @@ impl Drop for Terminal {
 
 /// The TUI of the master's node; when it ends, the terminal says how and stays.
 fn watch(master: &Master, size: (u16, u16), options: &str) -> Terminal {
+    watch_node(master, &master.node, size, options)
+}
+
+/// The TUI of a node on the master's stage.
+fn watch_node(master: &Master, node: &Node, size: (u16, u16), options: &str) -> Terminal {
     let command = format!(
         "'{}' tui {options}; echo ended with $?; stty -a | grep -o ' -\\?icanon'; exec cat",
         cbfsctl().display()
     );
     let environment = [
-        ("CBFS_SOCKET", &*master.node.socket()),
-        ("CBFS_STATE_DIR", &*master.node.state_dir()),
+        ("CBFS_SOCKET", &*node.socket()),
+        ("CBFS_STATE_DIR", &*node.state_dir()),
         ("XDG_CONFIG_HOME", &*master.stage.path("no-config")),
     ];
     Terminal::run(master.stage.path("tmux"), size, &environment, &command)
@@ -181,6 +188,37 @@ fn a_deleted_snapshot_leaves_the_list_after_its_name_was_typed() {
     terminal.press(&["d", "h", "o", "m", "e", "@", "2", "Enter"]);
     terminal.wait_for("snapshot 2 was not deleted");
     terminal.press(&["C-c"]);
+    terminal.wait_for("ended with 0");
+}
+
+#[test]
+fn a_slave_is_promoted_after_the_whole_handle_was_typed() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    std::fs::write(master.at("a"), "kept").unwrap();
+    let number = master.snapshot();
+    std::fs::write(master.at("b"), "lost").unwrap();
+    let slave = master.slave(number);
+    master.node.kill9();
+    let terminal = watch_node(&master, &slave.node, (120, 40), "");
+    terminal.wait_for("▸home");
+    terminal.wait_for("● master"); // the epochs were read: it is known whom to replace
+    terminal.press(&["p"]);
+    terminal.wait_for("LOST here");
+    terminal.press(&[&master.fs, "Enter"]);
+    terminal.wait_for("is the master of home in epoch 2");
+    terminal.wait_until("the new master", |s| line_with(s, &["▸home", "rw e2"]));
+    terminal.wait_until("both epochs", |s| {
+        line_with(s, &["2 ● master"]) && line_with(s, &["1 ○ former"])
+    });
+    std::fs::write(slave.mnt.join("c"), "on it goes").unwrap();
+    assert_eq!(
+        std::fs::read_to_string(slave.mnt.join("a")).unwrap(),
+        "kept"
+    );
+    assert!(!slave.mnt.join("b").exists());
+    terminal.press(&["q"]);
     terminal.wait_for("ended with 0");
 }
 

@@ -39,6 +39,8 @@ pub enum Action {
     Umount,
     /// Move a slave that follows to the newest snapshot.
     Follow,
+    /// Make a node the master.
+    Promote,
     /// Look at the bucket again, and try lost daemons at once.
     Refresh,
     /// All keys.
@@ -202,6 +204,14 @@ pub const COMMANDS: &[Command] = &[
         help: "move a slave that follows to the newest snapshot now",
         scope: Scope::FileSystem,
         action: Action::Follow,
+    },
+    Command {
+        keys: &[letter('p')],
+        shown: "p",
+        label: "promote",
+        help: "make the selected node the master; shows what may be lost first",
+        scope: Scope::FileSystem,
+        action: Action::Promote,
     },
     Command {
         keys: &[letter('/')],

@@ -5,7 +5,7 @@ use crate::message::Effect;
 use cbfs_core::api::{MountRequest, Role, SnapshotRequest, UmountRequest};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::handle::{FsAndSnapshot, Handle, validate_snapshot_name};
-use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::ids::{Epoch, SnapshotNumber};
 use cbfs_core::snapshot::SnapshotKind;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +52,8 @@ pub enum Purpose {
     Mount(usize),
     /// Unmount an instance by its id.
     Umount(usize, String),
+    /// Make a daemon's node the master; the previous epoch is this.
+    Promote(usize, Handle, Epoch),
 }
 
 /// The longest answer.
@@ -167,6 +169,9 @@ impl Dialog {
             Purpose::Cancel(daemon, fs, number) => Ok(Effect::Cancel(*daemon, fs.clone(), *number)),
             Purpose::Delete(daemon, key, id) => {
                 Ok(Effect::DeleteSnapshot(*daemon, key.clone(), *id))
+            }
+            Purpose::Promote(daemon, fs, previous) => {
+                Ok(Effect::Promote(*daemon, fs.clone(), *previous))
             }
             Purpose::Mount(daemon) => {
                 mount_request(answer(0), answer(1), answer(2)).map(|r| Effect::Mount(*daemon, r))

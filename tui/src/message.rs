@@ -3,13 +3,13 @@
 
 use crate::bucket_view::{BucketView, ViewKey};
 use cbfs_core::api::{
-    DaemonEvent, DaemonStatus, ErrorBody, ErrorDetail, MountRequest, SnapshotInfo, SnapshotRequest,
-    UmountRequest,
+    DaemonEvent, DaemonStatus, ErrorBody, ErrorDetail, MountRequest, PromotionInfo, SnapshotInfo,
+    SnapshotRequest, UmountRequest,
 };
 use cbfs_core::error::Error;
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::handle::Handle;
-use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::ids::{Epoch, SnapshotNumber};
 use cbfs_core::snapshot::StatusLine;
 use crossterm::event::{KeyEvent, MouseEvent};
 
@@ -50,6 +50,8 @@ pub enum Message {
         /// Its lines.
         result: Result<Vec<StatusLine>, Failure>,
     },
+    /// What a promotion would do: daemon, previous epoch, plan.
+    Plan(usize, Epoch, Box<PromotionInfo>),
     /// The process is asked to end.
     Quit,
 }
@@ -92,6 +94,10 @@ pub enum Effect {
     Umount(usize, UmountRequest),
     /// Let a slave that follows look for a newer snapshot, by its id.
     RefreshSlave(usize, String),
+    /// Ask what a promotion would do; the previous epoch must be this.
+    PlanPromotion(usize, Handle, Epoch),
+    /// Promote: the previous epoch must be this.
+    Promote(usize, Handle, Epoch),
     /// Look at a bucket; what is known already need not be read again.
     LookAtBucket(ViewKey, Box<BucketView>),
     /// Read the status log of a request.

@@ -162,7 +162,13 @@ fn entry(page: &mut Page<'_>, line: &StatusLine) {
             format!("{} {}", view.glyphs.of_snapshot(*state), state.name()),
             state_style(view, *state),
         ),
-        StatusEvent::Cut { xid } => (format!("cut at xid {xid}"), view.theme.text),
+        StatusEvent::Cut { xid, held_us } => {
+            let held = held_us.map(|us| format!(", writers held for {us} µs"));
+            (
+                format!("cut at xid {xid}{}", held.unwrap_or_default()),
+                view.theme.text,
+            )
+        }
         StatusEvent::Planned {
             inodes,
             files,

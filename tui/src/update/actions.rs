@@ -47,7 +47,7 @@ fn selected_snapshot(state: &State) -> Option<(Handle, SnapshotRow)> {
 }
 
 /// The selected instance, or a word about why there is none.
-fn selected(state: &mut State) -> Option<InstanceKey> {
+pub(super) fn selected(state: &mut State) -> Option<InstanceKey> {
     let key = state.selected_instance().map(|(key, _)| key);
     if key.is_none() {
         say(state, Severity::Warning, "no file system is selected");
@@ -56,7 +56,7 @@ fn selected(state: &mut State) -> Option<InstanceKey> {
 }
 
 /// Whether a daemon can be asked; says so when not.
-fn answers(state: &mut State, daemon: usize) -> bool {
+pub(super) fn answers(state: &mut State, daemon: usize) -> bool {
     let Some(asked) = state.daemons.get(daemon) else {
         return false;
     };

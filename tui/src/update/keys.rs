@@ -1,6 +1,6 @@
 //! Keys and mouse.
 
-use super::actions;
+use super::{actions, promotion};
 use crate::commands::{Action, Step, action_of};
 use crate::layout;
 use crate::message::Effect;
@@ -136,6 +136,7 @@ fn on_panes(state: &mut State, key: KeyEvent) -> Vec<Effect> {
         Action::Mount => actions::mount(state),
         Action::Umount => actions::umount(state),
         Action::Follow => return actions::follow(state),
+        Action::Promote => return promotion::plan(state),
         Action::Refresh => return actions::refresh(state),
         Action::Help => state.overlay = Some(Overlay::Help { scroll: 0 }),
         Action::Quit => state.quit = true,

@@ -4,6 +4,7 @@
 mod actions;
 mod keys;
 mod news;
+mod promotion;
 
 use crate::bucket_view::ViewKey;
 use crate::message::{Effect, Failure, Message};
@@ -74,6 +75,10 @@ pub fn update(state: &mut State, message: Message) -> Vec<Effect> {
                     lines
                 });
             }
+            Vec::new()
+        }
+        Message::Plan(daemon, previous, plan) => {
+            promotion::ask(state, daemon, previous, &plan);
             Vec::new()
         }
         Message::Quit => {

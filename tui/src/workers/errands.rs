@@ -3,11 +3,13 @@
 use crate::bucket_view::{self, ViewKey};
 use crate::message::{Effect, Failure, Message, failure};
 use cbfs_client::DaemonClient;
+use cbfs_core::api::{PromoteRequest, PromotionInfo};
 use cbfs_core::bucket::{self, BucketUrl};
 use cbfs_core::clock::{Clock, System};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::mark::SnapshotMark;
 use cbfs_core::handle::Handle;
+use cbfs_core::ids::Epoch;
 use cbfs_core::{Error, ErrorKind, Result, catalog};
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
@@ -77,6 +79,21 @@ pub(super) fn carry_out(sockets: &[PathBuf], effect: Effect, sender: &Sender<Mes
             told.done(moved.map(|i| match i.snapshot {
                 Some(number) => format!("{} shows snapshot {number}", i.fs.tag),
                 None => format!("{} has looked", i.fs.tag),
+            }))
+        }
+        Effect::PlanPromotion(daemon, fs, previous_epoch) => {
+            match client(daemon).and_then(|c| promote(&c, &fs, previous_epoch, true)) {
+                Ok(plan) => Message::Plan(daemon, previous_epoch, Box::new(plan)),
+                Err(error) => told.failed(failure(&error)),
+            }
+        }
+        Effect::Promote(daemon, fs, previous_epoch) => {
+            let promoted = client(daemon).and_then(|c| promote(&c, &fs, previous_epoch, false));
+            told.done(promoted.map(|p| {
+                format!(
+                    "this node is the master of {} in epoch {}",
+                    p.fs.tag, p.epoch
+                )
             }))
         }
         Effect::Reconnect(_) => return,
@@ -163,6 +180,15 @@ fn describe(effect: &Effect) -> Errand {
             false,
         ),
         Effect::RefreshSlave(d, id) => (*d, None, format!("{id} did not move"), false),
+        Effect::PlanPromotion(d, fs, _) | Effect::Promote(d, fs, _) => {
+            let changes = matches!(effect, Effect::Promote(..));
+            (
+                *d,
+                Some(fs.clone()),
+                format!("{} was not promoted", fs.tag),
+                changes,
+            )
+        }
         Effect::ReadLog(d, fs, _) => (*d, Some(fs.clone()), "no log was read".to_owned(), false),
         Effect::LookAtBucket(key, _) => (
             0,
@@ -178,6 +204,20 @@ fn describe(effect: &Effect) -> Errand {
         tried,
         bucket_changes,
     }
+}
+
+fn promote(
+    client: &DaemonClient,
+    fs: &Handle,
+    previous_epoch: Epoch,
+    dry_run: bool,
+) -> Result<PromotionInfo> {
+    let request = PromoteRequest {
+        bucket: None,
+        previous_epoch,
+        dry_run,
+    };
+    client.promote(&fs.to_string(), &request)
 }
 
 fn delete(key: &ViewKey, id: BaseSnapshot) -> Result<()> {

@@ -1,9 +1,10 @@
 //! Keys: what they select, ask, and set off.
 
 use crate::fixtures::{
-    BUCKET, COLOUR, HOME, Told, at, home, instance, lost, request, slave, status,
+    BUCKET, COLOUR, HOME, Told, at, bucket, home, instance, lost, request, slave, status,
 };
-use cbfs_core::api::{MountRequest, Role, SnapshotRequest, UmountRequest};
+use cbfs_core::api::{MountRequest, PromotionInfo, Role, SnapshotRequest, UmountRequest};
+use cbfs_core::ids::Epoch;
 use cbfs_core::snapshot::SnapshotKind;
 use cbfs_tui::bucket_view::ViewKey;
 use cbfs_tui::message::{Effect, Message, News};
@@ -184,6 +185,84 @@ fn a_slave_that_follows_is_moved_and_no_other_instance() {
     assert!(told.effects.contains(&Effect::RefreshSlave(0, id)));
     told.keys(&["Enter"]);
     assert!(told.screen(&COLOUR).contains("every 30 s, 2 behind"));
+}
+
+fn plan(looks_alive: bool) -> PromotionInfo {
+    serde_json::from_value(json!({
+        "fs": HOME, "bucket": BUCKET, "epoch": 8, "step": "planned",
+        "former": {"format": 1, "features": {"incompat": []}, "fs": HOME, "epoch": 7, "node": "node-7",
+                   "host": "host-7", "nonce": "n", "claimed_at": "2026-03-14T09:12:00Z"},
+        "last_sign": "2026-03-14T11:40:00Z", "looks_alive": looks_alive,
+        "base": {"number": 41, "epoch": 7}, "base_created_at": "2026-03-13T11:00:00Z",
+        "mount_point": "/mnt/home",
+    }))
+    .unwrap()
+}
+
+/// A slave of `home` is selected, its bucket was looked at.
+fn with_slave() -> Told {
+    let mut told = Told::new(80, 24);
+    let id = format!("{HOME}@41");
+    let slave = instance(json!({"id": id, "role": "slave", "snapshot": 41}));
+    told.news(News::Status(Box::new(status(vec![slave]))));
+    let key = ViewKey {
+        bucket: BUCKET.into(),
+        fs: home(),
+    };
+    told.tell(Message::Bucket(key, Ok(Box::new(bucket()))));
+    told
+}
+
+#[test]
+fn promoting_shows_what_may_be_lost_and_wants_the_whole_handle() {
+    let mut told = with_slave();
+    told.keys(&["p"]);
+    let previous = Epoch(7);
+    assert_eq!(told.effects, [Effect::PlanPromotion(0, home(), previous)]);
+    told.tell(Message::Plan(0, previous, Box::new(plan(true))));
+    let screen = told.screen(&COLOUR);
+    assert!(screen.contains("IT LOOKS ALIVE"), "{screen}");
+    insta::assert_snapshot!(screen);
+    told.keys(&["home", "Enter"]);
+    assert!(told.effects.is_empty(), "the tag alone is not enough");
+    told.keys(&[&HOME["home".len()..], "Enter"]);
+    assert_eq!(told.effects, [Effect::Promote(0, home(), previous)]);
+}
+
+#[test]
+fn a_former_master_that_is_silent_is_not_told_to_be_alive() {
+    let mut told = with_slave();
+    told.tell(Message::Plan(0, Epoch(7), Box::new(plan(false))));
+    let screen = told.screen(&COLOUR);
+    assert!(screen.contains("last heard of 2026-03-14 11:40:00") && !screen.contains("ALIVE"));
+}
+
+#[test]
+fn a_master_is_not_promoted_and_nothing_without_knowing_who_is_master() {
+    let mut told = Told::working(80, 24);
+    told.keys(&["p"]);
+    assert!(told.effects.is_empty());
+    assert!(told.screen(&COLOUR).contains("home is a master already"));
+    told.keys(&["Down", "p"]);
+    assert!(
+        !told
+            .effects
+            .iter()
+            .any(|e| matches!(e, Effect::PlanPromotion(..)))
+    );
+    assert!(
+        told.screen(&COLOUR)
+            .contains("who is master is not known yet")
+    );
+}
+
+#[test]
+fn a_plan_that_comes_late_does_not_take_the_place_of_another_question() {
+    let mut told = Told::working(80, 24);
+    told.keys(&["s", "name"]);
+    let before = told.state.overlay.clone();
+    told.tell(Message::Plan(0, Epoch(7), Box::new(plan(true))));
+    assert_eq!(told.state.overlay, before);
 }
 
 #[test]
