@@ -162,7 +162,7 @@ fn entry(page: &mut Page<'_>, line: &StatusLine) {
             format!("{} {}", view.glyphs.of_snapshot(*state), state.name()),
             state_style(view, *state),
         ),
-        StatusEvent::Cut { xid } => (format!("cut at xid {xid}"), view.theme.text),
+        StatusEvent::Cut { xid, .. } => (format!("cut at xid {xid}"), view.theme.text),
         StatusEvent::Planned {
             inodes,
             files,

@@ -234,6 +234,7 @@ fn a_look_at_a_snapshot_tells_its_log_and_the_time_in_each_state() {
             "31",
             StatusEvent::Cut {
                 xid: cbfs_core::ids::Xid(9),
+                held_us: None,
             },
         ),
         line("31", state(S::Collected)),
