@@ -30,6 +30,7 @@
 //!
 //! `{fs}` is a full handle. An error answer has a 4xx or 5xx status and an [`ErrorBody`].
 
+use crate::bucket::BucketTraffic;
 use crate::error::{Error, ErrorKind};
 use crate::format::epoch::{BaseSnapshot, EpochClaim};
 use crate::handle::Handle;
@@ -169,7 +170,7 @@ pub struct FollowInfo {
 }
 
 /// Status of a daemon.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DaemonStatus {
     /// Version of CBFS.
     pub version: String,
@@ -185,6 +186,9 @@ pub struct DaemonStatus {
     pub instances: Vec<InstanceInfo>,
     /// Requests for snapshots that are not in a final state, and failed ones.
     pub snapshots: Vec<SnapshotInfo>,
+    /// What this daemon has asked of buckets since it started.
+    #[serde(default)]
+    pub buckets: Vec<BucketTraffic>,
     /// Promotions under way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub promotions: Vec<PromotionInfo>,
@@ -300,6 +304,10 @@ pub struct MountRequest {
     /// limit. Left out, what was set before stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kvs_limit: Option<u64>,
+    /// Become master in a store that lets several creators of an object win: a person sees to it that there is one
+    /// master.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub i_prevent_split_brain: bool,
 }
 
 /// Unmount.

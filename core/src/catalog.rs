@@ -13,6 +13,9 @@ mod promotion;
 mod publication;
 mod settings;
 mod snapshots;
+mod store_check;
+
+pub use store_check::refuse_careless_store;
 #[cfg(test)]
 mod tests;
 
@@ -165,7 +168,10 @@ pub fn epoch_base(bucket: &dyn Bucket, fs: &Handle, epoch: Epoch) -> Result<Opti
 }
 
 /// Become master: create the claim. At most one caller ever succeeds for an epoch; the same claim
-/// (by its nonce) may be tried again after a crash or a lost answer. Two or three requests.
+/// (by its nonce) may be tried again after a crash or a lost answer. Two or three requests. The word of
+/// a person that he prevents a split brain goes over from the claim before.
+///
+/// To be called on a store that [`refuse_careless_store`] has let pass.
 ///
 /// # Errors
 /// [`ErrorKind::Conflict`] when another holds the epoch (named with node and host), or nobody holds
@@ -178,7 +184,10 @@ pub fn claim_epoch(bucket: &dyn Bucket, fs: &Handle, claim: &EpochClaim) -> Resu
         );
         return Err(Error::failed(text));
     }
-    previous_epoch_is_claimed(bucket, fs, claim.epoch)?;
+    let previous = previous_claim(bucket, fs, claim.epoch)?;
+    let by_hand = claim.split_brain_prevented_by_hand
+        || previous.is_some_and(|p| p.split_brain_prevented_by_hand);
+    let claim = &claim.clone().prevented_by_hand(by_hand);
     let key = keys::absolute(fs, &keys::epoch_claim(claim.epoch))?;
     match bucket.create(&key, Body::Bytes(&format::to_json(claim)?)) {
         Ok(()) => Ok(()),
@@ -202,10 +211,13 @@ pub fn claim_epoch(bucket: &dyn Bucket, fs: &Handle, claim: &EpochClaim) -> Resu
 
 /// Invariant: epochs have no gaps. A claim above a gap would be invisible to everyone who probes
 /// from 1 on: two masters would each believe to be the last.
-fn previous_epoch_is_claimed(bucket: &dyn Bucket, fs: &Handle, epoch: Epoch) -> Result<()> {
+fn previous_claim(bucket: &dyn Bucket, fs: &Handle, epoch: Epoch) -> Result<Option<EpochClaim>> {
     let previous = Epoch(epoch.0.saturating_sub(1));
-    if previous.0 == 0 || epoch_claim(bucket, fs, previous)?.is_some() {
-        return Ok(());
+    if previous.0 == 0 {
+        return Ok(None);
+    }
+    if let Some(claim) = epoch_claim(bucket, fs, previous)? {
+        return Ok(Some(claim));
     }
     let text = format!("epoch {epoch} of {fs} cannot be claimed: nobody holds epoch {previous}");
     Err(Error::new(ErrorKind::Conflict, text)

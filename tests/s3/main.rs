@@ -6,9 +6,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 #![allow(clippy::expect_used)]
 
+mod careless;
 mod cluster;
 mod contract;
 mod faults;
+mod secrets;
 mod server;
 
 use cbfs_core::bucket::{Bucket, BucketError, FileBucket, Key, S3Bucket};

@@ -5,6 +5,7 @@ use crate::{TestBucket, cbfsctl};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -155,6 +156,18 @@ impl Node {
         command.args(args).arg("--json");
         let text = Ran::of(&mut command).ok();
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{command:?}: {e} in {text:?}"))
+    }
+
+    /// Ask the daemon's API, as `curl --unix-socket` would; the body of the answer.
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).expect("the daemon's socket");
+        let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.contains(" 200 "), "{head}");
+        body.to_owned()
     }
 
     /// Mount a master.

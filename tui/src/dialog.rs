@@ -200,5 +200,6 @@ fn mount_request(what: &str, dir: &str, bucket: &str) -> Result<MountRequest, St
         noatime: false,
         kvs_limit: None,
         follow: None,
+        i_prevent_split_brain: false,
     })
 }

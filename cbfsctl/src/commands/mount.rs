@@ -51,6 +51,10 @@ pub(crate) struct Args {
     /// until another is given; `none` lifts it.
     #[arg(long, value_name = "SIZE", value_parser = kvs_limit)]
     kvs_limit: Option<u64>,
+    /// Become master although the store lets several creators of an object win. It is your word that there
+    /// is never more than one master; without that snapshots overwrite each other.
+    #[arg(long)]
+    i_prevent_split_brain: bool,
     #[command(flatten)]
     bucket: BucketOption,
 }
@@ -139,6 +143,7 @@ fn request(args: &Args) -> cbfs_core::Result<MountRequest> {
         non_empty: args.non_empty,
         noatime: args.noatime,
         kvs_limit: args.kvs_limit,
+        i_prevent_split_brain: args.i_prevent_split_brain,
     })
 }
 

@@ -321,6 +321,10 @@ impl Instance {
     /// before the record that makes it the contents does.
     /// Until [`Spill::keep`] it is removed again when the operation fails.
     fn prepare_spill(&self, inode: &Inode) -> OpResult<Spill<'_>> {
+        // A slave has no place for one; all others are refused at the gate.
+        if self.journal.is_none() {
+            return Err(Errno::EROFS.into());
+        }
         let ino = inode.row.ino;
         let contents = self.read(|tables| tables.inline(ino))?.unwrap_or_default();
         let (number, written) = {

@@ -120,7 +120,7 @@ impl Manager {
             ballast: None,
             base: None,
         };
-        let config = self.claim_first_epoch(&*bucket, config)?;
+        let config = self.claim_first_epoch(&*bucket, config, request.i_prevent_split_brain)?;
         self.open_instance(config, None)
     }
 
@@ -130,6 +130,7 @@ impl Manager {
         &self,
         bucket: &dyn Bucket,
         config: InstanceConfig,
+        prevented_by_hand: bool,
     ) -> Result<InstanceConfig> {
         let dir = self.instances_dir().join(config.id());
         // Left by an earlier try that died between storing and claiming.
@@ -139,6 +140,7 @@ impl Manager {
         {
             return Err(other_master(&config.fs, &claim));
         }
+        catalog::refuse_careless_store(bucket, &config.fs, config.epoch, prevented_by_hand)?;
         config.store(&dir)?;
         let claim = EpochClaim::new(
             config.fs.clone(),
@@ -147,7 +149,8 @@ impl Manager {
             host_name(),
             config.nonce.clone().unwrap_or_default(),
             self.clock.now().to_rfc3339(),
-        );
+        )
+        .prevented_by_hand(prevented_by_hand);
         let claimed = catalog::claim_epoch(bucket, &config.fs, &claim);
         if let Err(e) = &claimed
             && e.kind() == ErrorKind::Conflict

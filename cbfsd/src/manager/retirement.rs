@@ -91,6 +91,7 @@ impl Manager {
             non_empty: false,
             noatime: config.noatime,
             kvs_limit: None,
+            i_prevent_split_brain: false,
         };
         self.mount_while_changing(&request).map(Some)
     }

@@ -131,17 +131,17 @@ const COUNTERS: &[Counter] = &[
 
 /// The text under construction.
 #[derive(Default)]
-struct Exposition(String);
+pub(super) struct Exposition(String);
 
 impl Exposition {
     /// Begin a family of samples.
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
     /// A sample of the family begun last.
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0 += name;
         for (at, (label, text)) in labels.iter().enumerate() {
             let before = if at == 0 { '{' } else { ',' };
@@ -149,6 +149,12 @@ impl Exposition {
         }
         let end = if labels.is_empty() { "" } else { "}" };
         let _ = writeln!(self.0, "{end} {value}");
+    }
+
+    /// What is there so far.
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &str {
+        &self.0
     }
 
     /// A family with one sample without labels.
@@ -181,6 +187,7 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
         of_process(&mut out, &shared.started_at);
         of_instances(&mut out, &shared.manager.instances());
         of_requests(&mut out, &shared.manager.open_snapshots());
+        super::bucket_metrics::of_buckets(&mut out, &cbfs_core::bucket::traffic());
         out.0
     };
     let text = tokio::task::spawn_blocking(gather)

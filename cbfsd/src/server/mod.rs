@@ -3,6 +3,7 @@
 //!
 //! Handlers that touch the disk or the bucket run on tokio's blocking threads.
 
+mod bucket_metrics;
 mod change_log;
 mod epochs;
 mod events;
@@ -206,6 +207,7 @@ async fn status(State(shared): State<Shared>) -> Answer<DaemonStatus> {
             state_dir: manager.state_dir().to_owned(),
             instances: manager.instances(),
             snapshots: manager.open_snapshots(),
+            buckets: cbfs_core::bucket::traffic(),
             promotions: manager.promotions(),
         })
     });

@@ -47,6 +47,7 @@ impl SnapshotService {
     pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let mut pause = RETRY_PAUSE;
         loop {
+            self.begin_round();
             let withdrawn = self.withdrawn(number);
             let fenced = self.instance.is_fenced();
             let tried = {
@@ -622,6 +623,7 @@ impl SnapshotService {
             .is_some_and(|next| self.instance.frozen_of(next).is_ok());
         if !running {
             self.empty_proxy()?;
+            self.forget_uploads();
         }
         // First: the frozen file has it all, and folding that takes room.
         reach(failpoints::TRIM_BEFORE);

@@ -15,6 +15,7 @@ mod publish;
 mod removal;
 mod requests;
 mod scheduler;
+mod waiting;
 mod watch;
 mod withdrawal;
 
@@ -44,6 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use waiting::Waiting;
 use watch::Watch;
 
 /// Pause before what failed for a passing reason is tried again; doubles up to [`LONGEST_PAUSE`].
@@ -96,6 +98,7 @@ pub struct SnapshotService {
     /// As found when the service was opened.
     damaged_logs: DamagedLogs,
     merger: Arc<LayerMerger>,
+    waiting: Waiting,
     watch: Watch,
 }
 
@@ -175,6 +178,7 @@ impl SnapshotService {
             scheduler: Scheduler::default(),
             settings: Mutex::new(settings),
             thread: Mutex::default(),
+            waiting: Waiting::default(),
             watch: Watch::default(),
         });
         service.resume_preserving()?;
@@ -187,7 +191,8 @@ impl SnapshotService {
     pub fn start(self: &Arc<Self>) -> Result<()> {
         let service = Arc::clone(self);
         let run = move || {
-            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| service.run()));
+            let run = || service.waiting.service.scope(|| service.run());
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             if ran.is_err() {
                 let text = "the snapshot thread panicked; restart cbfsd";
                 service.instance.set_problem("snapshots", Some(text.into()));
@@ -206,6 +211,7 @@ impl SnapshotService {
     /// Stop after the step at hand; the request goes on where it stands after the next start.
     pub fn stop(&self) {
         self.state.lock().stop = true;
+        self.end_waiting();
         self.wake.notify_all();
         self.watch.stop();
         self.scheduler.stop();

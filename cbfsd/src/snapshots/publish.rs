@@ -5,7 +5,7 @@ use super::SnapshotService;
 use crate::failpoints::{self, reach};
 use crate::tiering::persister::Observer;
 use crate::tiering::uploader::{UploadObserver, Uploader, with_retries};
-use cbfs_core::bucket::{BucketError, create_or_same};
+use cbfs_core::bucket::{BucketError, Cancellation, create_or_same};
 use cbfs_core::catalog;
 use cbfs_core::error::{Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
@@ -13,7 +13,7 @@ use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::ids::{Epoch, SnapshotNumber};
 use cbfs_core::snapshot::{SnapshotStatus, StatusEvent};
 use parking_lot::{Condvar, Mutex};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -219,6 +219,14 @@ impl UploadObserver for SentinelObserver {
         publication.aborted.load(Ordering::SeqCst) || service.must_end(publication.number)
     }
 
+    fn cancellation(&self) -> Cancellation {
+        self.0.service.cancellation()
+    }
+
+    fn notes_dir(&self) -> Option<PathBuf> {
+        Some(self.0.service.uploads_dir())
+    }
+
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool {
         let wait_ms = pause.as_millis() as u64;
         let event = StatusEvent::Retry {
@@ -324,8 +332,15 @@ impl SnapshotService {
         let next = Epoch(self.instance.epoch().0 + 1);
         let key = keys::absolute(&self.fs, &keys::epoch_claim(next))?;
         let observer = self.observer(number);
-        let claimed = with_retries(&format!("HEAD {key}"), &observer, || self.bucket.head(&key))?;
-        if claimed.is_none() {
+        // Not HEAD: of an S3 store the refusal of a HEAD does not tell whether the object or the bucket is absent.
+        let claimed = with_retries(&format!("GET {key}"), &observer, || {
+            match self.bucket.get(&key) {
+                Ok(_) => Ok(true),
+                Err(BucketError::NotFound { .. }) => Ok(false),
+                Err(e) => Err(e),
+            }
+        })?;
+        if !claimed {
             return Ok(());
         }
         let holder = match catalog::epoch_claim(&*self.bucket, &self.fs, next) {

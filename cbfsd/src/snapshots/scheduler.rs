@@ -88,7 +88,8 @@ impl SnapshotService {
     pub(super) fn start_scheduler(self: &Arc<Self>) -> Result<()> {
         let service = Arc::clone(self);
         let run = move || {
-            let run = std::panic::AssertUnwindSafe(|| service.run_scheduler());
+            let run = || service.waiting.service.scope(|| service.run_scheduler());
+            let run = std::panic::AssertUnwindSafe(run);
             if std::panic::catch_unwind(run).is_err() {
                 let text = "the scheduler panicked: no periodic snapshots; restart cbfsd";
                 service.instance.set_problem("schedule", Some(text.into()));

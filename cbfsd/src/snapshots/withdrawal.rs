@@ -40,6 +40,9 @@ impl SnapshotService {
                     .requests
                     .append(number, StatusEvent::CancelRequested)?;
             }
+            if state.current == Some(number) {
+                self.cancellation().cancel();
+            }
             state.requests.info(&self.fs, number)
         };
         self.wake.notify_all();

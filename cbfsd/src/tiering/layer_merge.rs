@@ -12,7 +12,7 @@
 
 use super::proxy::ProxyCache;
 use super::uploader::put_file;
-use cbfs_core::bucket::Bucket;
+use cbfs_core::bucket::{Bucket, Cancellation};
 use cbfs_core::clock::Ids;
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, Result};
@@ -62,6 +62,7 @@ pub struct LayerMerger {
     state: Mutex<State>,
     wake: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    cancellation: Cancellation,
 }
 
 #[derive(Default)]
@@ -104,6 +105,7 @@ impl LayerMerger {
             }),
             wake: Condvar::new(),
             thread: Mutex::default(),
+            cancellation: Cancellation::default(),
         };
         merger.params.clear()?;
         Ok(Arc::new(merger))
@@ -113,7 +115,8 @@ impl LayerMerger {
     pub fn start(self: &Arc<Self>) -> Result<()> {
         let merger = Arc::clone(self);
         let run = move || {
-            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| merger.run()));
+            let run = || merger.cancellation.scope(|| merger.run());
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             if ran.is_err() {
                 let text = "the thread that merges layers panicked; restart cbfsd";
                 (merger.params.on_problem)(Some(text.into()));
@@ -127,9 +130,10 @@ impl LayerMerger {
         Ok(())
     }
 
-    /// Stop; a merge under way is given up, an upload under way is waited for.
+    /// Stop; a merge and an upload under way are given up.
     pub fn stop(&self) {
         self.state.lock().stop = true;
+        self.cancellation.cancel();
         self.wake.notify_all();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
@@ -253,7 +257,7 @@ impl LayerMerger {
             let object = compress_seekable(&plain, &packed, LEVEL)?.at(key);
             self.check_stop()?;
             let absolute = keys::absolute(&params.fs, &object.key)?;
-            put_file(&*params.bucket, &absolute, &object, &packed)?;
+            put_file(&*params.bucket, &absolute, &object, &packed, None)?;
             tracing::info!(fs = %params.fs, key = object.key, layers = run.len(), "merged");
             let keys = run.iter().map(|layer| layer.object.key.clone()).collect();
             return Ok(Finished {

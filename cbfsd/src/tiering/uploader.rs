@@ -7,7 +7,7 @@
 //! [`Uploader::send`]. It only ever waits for an upload that is under way, and the first failure of the
 //! uploader wakes it. That failure ends the other uploads too, each after the object at hand.
 
-use cbfs_core::bucket::{Body, Bucket, BucketError, Key};
+use cbfs_core::bucket::{Body, Bucket, BucketError, Cancellation, Key};
 use cbfs_core::error::{Error, Result};
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::handle::Handle;
@@ -36,6 +36,16 @@ pub trait UploadObserver: Send + Sync {
 
     /// Whether to stop before the next object.
     fn cancelled(&self) -> bool;
+
+    /// What ends the waiting for the bucket.
+    fn cancellation(&self) -> Cancellation {
+        Cancellation::default()
+    }
+
+    /// Where notes of uploads in parts are kept, so that they go on after a crash; `None`: nowhere.
+    fn notes_dir(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// A try failed; the next one follows after `pause`. Answers `false` to give up (the owner stops).
     fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool;
@@ -217,8 +227,9 @@ fn run(
             return Err(Error::failed(text));
         }
         let key = keys::absolute(fs, &object.key)?;
+        let notes = observer.notes_dir().map(|dir| dir.join(notes_name(&key)));
         with_retries(&format!("PUT {key}"), observer, || {
-            put_file(bucket, &key, &object, &path)
+            put_file(bucket, &key, &object, &path, notes.as_deref())
         })?;
         observer.object_sent(&object)?;
         if let Err(e) = std::fs::remove_file(&path) {
@@ -260,7 +271,7 @@ pub fn with_retries<T>(
 ) -> Result<T> {
     let mut pause = FIRST_PAUSE;
     loop {
-        match request() {
+        match observer.cancellation().scope(&mut request) {
             Ok(value) => return Ok(value),
             Err(e) if e.is_transient() => {
                 if !observer.pause(what, &describe(&e), pause) {
@@ -280,25 +291,52 @@ fn describe(e: &BucketError) -> String {
     }
 }
 
+/// Objects up to this size are sent with their hash in the signature: the store checks it, and what it has taken
+/// needs no second look.
+const SMALL: u64 = 1 << 20;
+
+/// A file name for the notes of an upload: a key has no `+`.
+pub(crate) fn notes_name(key: &Key) -> String {
+    key.as_str().replace('/', "+")
+}
+
 /// Create an object of a local file, and see that it has arrived. One that is there already is accepted if it is
-/// the same.
+/// the same. With a place for `notes` a large one goes on where it was cut short.
 pub(super) fn put_file(
     bucket: &dyn Bucket,
     key: &Key,
     object: &ObjectRef,
     path: &Path,
+    notes: Option<&Path>,
 ) -> Result<(), BucketError> {
-    match bucket.create(key, Body::File(path)) {
+    let damaged = |why: String| BucketError::Damaged {
+        key: key.clone(),
+        why,
+    };
+    let created = if object.size <= SMALL {
+        let bytes = std::fs::read(path).map_err(|source| BucketError::Io {
+            what: format!("{} could not be read", path.display()),
+            source,
+        })?;
+        object
+            .verify(&bytes)
+            .map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+        match bucket.create(key, Body::Bytes(&bytes)) {
+            Ok(()) => return Ok(()),
+            refused => refused,
+        }
+    } else {
+        match notes {
+            Some(notes) => bucket.create_resumably(key, path, notes),
+            None => bucket.create(key, Body::File(path)),
+        }
+    };
+    match created {
         Ok(()) => {}
         // The answer to an earlier try was lost: is it ours, and whole?
         Err(BucketError::AlreadyExists { .. }) => {
             let bytes = bucket.get(key)?;
-            if let Err(e) = object.verify(&bytes) {
-                return Err(BucketError::Damaged {
-                    key: key.clone(),
-                    why: e.to_string(),
-                });
-            }
+            return object.verify(&bytes).map_err(|e| damaged(e.to_string()));
         }
         Err(e) => return Err(e),
     }
@@ -306,15 +344,11 @@ pub(super) fn put_file(
     if arrived == Some(object.size) {
         return Ok(());
     }
-    let why = format!(
-        "{:?} bytes arrived instead of {}",
+    Err(damaged(format!(
+        "{} bytes arrived instead of {}",
         arrived.unwrap_or(0),
         object.size
-    );
-    Err(BucketError::Damaged {
-        key: key.clone(),
-        why,
-    })
+    )))
 }
 
 #[cfg(test)]

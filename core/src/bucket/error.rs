@@ -97,7 +97,7 @@ pub enum BucketError {
 pub enum TryAgain {
     /// Never: something has to change first.
     Never,
-    /// In minutes, once somebody has made room, or the bucket.
+    /// In minutes, once somebody has made room, the bucket, or has mended the credentials.
     Later,
     /// In seconds; not before what the store asks for.
     Soon(Option<Duration>),
@@ -118,11 +118,10 @@ impl BucketError {
             } if cause.kind() == io::ErrorKind::NotFound => TryAgain::Later,
             BucketError::Unreachable { .. } | BucketError::Io { .. } => TryAgain::Soon(None),
             BucketError::Busy { retry_after, .. } => TryAgain::Soon(*retry_after),
-            BucketError::Full { .. } => TryAgain::Later,
+            BucketError::Full { .. } | BucketError::Denied { .. } => TryAgain::Later,
             BucketError::NotFound { .. }
             | BucketError::AlreadyExists { .. }
             | BucketError::Damaged { .. }
-            | BucketError::Denied { .. }
             | BucketError::InvalidKey { .. }
             | BucketError::Invalid { .. }
             | BucketError::Unsupported { .. } => TryAgain::Never,

@@ -3,10 +3,11 @@
 
 use super::{
     Body, Bucket, BucketError, BucketResult, BucketUrl, Counters, Key, ObjectInfo, Patience,
-    open_with,
+    counters_of, open_with,
 };
 use crate::configuration;
 use parking_lot::Mutex;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Opens the bucket at the first request, and anew after it could not be reached or refused us, or after
@@ -24,14 +25,14 @@ impl LazyBucket {
     /// A bucket at `url`; nothing is asked of it yet.
     pub fn new(url: BucketUrl, read_only: bool) -> LazyBucket {
         LazyBucket {
+            counters: Counters::part_of(counters_of(&url)),
             url,
             read_only,
             open: Mutex::default(),
-            counters: Arc::default(),
         }
     }
 
-    /// What was asked of it so far.
+    /// What was asked of it so far, through this one.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -81,6 +82,14 @@ impl Bucket for LazyBucket {
 
     fn create(&self, key: &Key, body: Body<'_>) -> BucketResult<()> {
         self.ask(|b| b.create(key, body))
+    }
+
+    fn create_resumably(&self, key: &Key, path: &Path, notes: &Path) -> BucketResult<()> {
+        self.ask(|b| b.create_resumably(key, path, notes))
+    }
+
+    fn forget_upload(&self, notes: &Path) -> BucketResult<()> {
+        self.ask(|b| b.forget_upload(notes))
     }
 
     fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()> {

@@ -4,22 +4,28 @@
 //! Objects are immutable: every PUT but the node's sign of life is create-only. A store that
 //! cannot refuse a second creator cannot carry epochs.
 
+mod cancellation;
 mod counters;
 mod error;
 mod file;
 mod key;
 mod lazy;
+mod race;
 mod retry;
 mod s3;
+mod traffic;
 mod url;
 
-pub use counters::{Counted, CountedRequests, Counters, RequestKind};
+pub use cancellation::Cancellation;
+pub use counters::{Counted, CountedRequests, Counters, LATENCY_BOUNDS, RequestKind, Wire};
 pub use error::{BucketError, BucketResult, TryAgain};
 pub use file::FileBucket;
 pub use key::Key;
 pub use lazy::LazyBucket;
+pub use race::{RACERS, Race, race};
 pub use retry::{MachinePace, Pace, Patience, Retrying};
 pub use s3::S3Bucket;
+pub use traffic::{AWS_PRICES, BucketTraffic, counters_of, traffic, traffic_of};
 pub use url::BucketUrl;
 
 use crate::inode::Timestamp;
@@ -55,6 +61,22 @@ pub trait Bucket: Send + Sync + std::fmt::Debug {
     /// and the answer is [`BucketError::AlreadyExists`]: also under a race exactly one creator wins.
     fn create(&self, key: &Key, body: Body<'_>) -> BucketResult<()>;
 
+    /// Create an object with the contents of a file, as [`Bucket::create`] does. Where the store takes it in parts,
+    /// those that have arrived are noted, durably, in the file `notes`: the same call again, also after a
+    /// crash, sends the rest only. The notes are gone when this returns `Ok` or
+    /// [`BucketError::AlreadyExists`].
+    fn create_resumably(&self, key: &Key, path: &Path, notes: &Path) -> BucketResult<()> {
+        let _ = notes;
+        self.create(key, Body::File(path))
+    }
+
+    /// Give up the upload that `notes` tell of: the store forgets its parts, and the notes are removed. Without
+    /// notes there is nothing to do.
+    fn forget_upload(&self, notes: &Path) -> BucketResult<()> {
+        let _ = notes;
+        Ok(())
+    }
+
     /// Create or replace an object atomically. Only for `nodes/`, the one mutable kind.
     fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()>;
 
@@ -82,7 +104,7 @@ pub trait Bucket: Send + Sync + std::fmt::Debug {
 /// passing reason. For `file://` the directory must exist and be writable, unless `read_only`; of an
 /// S3 store nothing is asked yet, but there must be credentials.
 pub fn open(url: &BucketUrl, read_only: bool) -> BucketResult<Arc<dyn Bucket>> {
-    open_with(url, read_only, Patience::COMMAND, Arc::default())
+    open_with(url, read_only, Patience::COMMAND, counters_of(url))
 }
 
 /// Open the bucket that `url` names. Each try of a request is counted in `counters`.
@@ -99,13 +121,11 @@ pub fn open_with(
             Ok(Arc::new(Counted::new(bucket, counters)))
         }
         BucketUrl::S3 { .. } => {
-            let bucket = Arc::new(S3Bucket::open(url, read_only)?);
-            let counted = Arc::new(Counted::new(bucket, counters));
-            Ok(Arc::new(Retrying::new(
-                counted,
-                patience,
-                Arc::new(MachinePace::default()),
-            )))
+            let bucket = S3Bucket::open_counted(url, read_only, Arc::clone(&counters))?;
+            let counted = Arc::new(Counted::new(Arc::new(bucket), Arc::clone(&counters)));
+            let pace = Arc::new(MachinePace::default());
+            let retrying = Retrying::new(counted, patience, pace).counted_by(counters);
+            Ok(Arc::new(retrying))
         }
     }
 }

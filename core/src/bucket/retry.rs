@@ -8,10 +8,13 @@
 //! - A create-only PUT whose answer was lost may have succeeded, and every further try of it would
 //!   find the key taken, by ourselves. So after a failure that may hide a success the object is read
 //!   back and compared: if it is ours, it was created; else somebody else was first.
+//! - Who works within a [`Cancellation`] stops waiting when it is cancelled.
 //! - The deadline of each single try is the bucket's own business. No try begins after the overall one.
 
 use super::error::TryAgain;
-use super::{Body, Bucket, BucketError, BucketResult, BucketUrl, Key, ObjectInfo};
+use super::{
+    Body, Bucket, BucketError, BucketResult, BucketUrl, Cancellation, Counters, Key, ObjectInfo,
+};
 use crate::clock::{Ids, System};
 use std::fs::File;
 use std::io::Read;
@@ -93,7 +96,10 @@ impl Pace for MachinePace {
     }
 
     fn sleep(&self, pause: Duration) {
-        std::thread::sleep(pause);
+        match Cancellation::current() {
+            Some(cancellation) => cancellation.sleep(pause),
+            None => std::thread::sleep(pause),
+        }
     }
 
     fn random(&self) -> f64 {
@@ -107,6 +113,7 @@ pub struct Retrying {
     inner: Arc<dyn Bucket>,
     patience: Patience,
     pace: Arc<dyn Pace>,
+    counters: Option<Arc<Counters>>,
 }
 
 /// One request and its tries.
@@ -138,8 +145,18 @@ impl Tries<'_> {
         if self.done >= self.most || self.of.pace.now() + pause >= self.deadline {
             return Err(error);
         }
+        let is_cancelled = || Cancellation::current().is_some_and(|c| c.is_cancelled());
+        if is_cancelled() {
+            return Err(error);
+        }
         tracing::debug!(tries = self.done, "trying again in {pause:?}: {error}");
         self.of.pace.sleep(pause);
+        if is_cancelled() {
+            return Err(error);
+        }
+        if let Some(counters) = &self.of.counters {
+            counters.count_retry();
+        }
         Ok(())
     }
 }
@@ -151,7 +168,15 @@ impl Retrying {
             inner,
             patience,
             pace,
+            counters: None,
         }
+    }
+
+    /// The same, and tries again are counted.
+    #[must_use]
+    pub fn counted_by(mut self, counters: Arc<Counters>) -> Retrying {
+        self.counters = Some(counters);
+        self
     }
 
     fn read<T>(&self, request: impl Fn(&dyn Bucket) -> BucketResult<T>) -> BucketResult<T> {
@@ -185,6 +210,45 @@ impl Retrying {
         let mut tries = self.write_tries();
         loop {
             match request(&*self.inner) {
+                Ok(()) => return Ok(()),
+                Err(e) => tries.or_give_up(e)?,
+            }
+        }
+    }
+
+    /// Create an object, and find out what became of tries whose answers were lost.
+    fn create_by(
+        &self,
+        key: &Key,
+        body: Body<'_>,
+        create: impl Fn() -> BucketResult<()>,
+    ) -> BucketResult<()> {
+        let taken = || BucketError::AlreadyExists { key: key.clone() };
+        let is_large = match body {
+            Body::Bytes(_) => false,
+            Body::File(path) => file_size(path)? >= LARGE,
+        };
+        let mut tries = self.write_tries();
+        loop {
+            let may_have_arrived = tries.done > 0;
+            let arrived = if may_have_arrived && is_large {
+                self.inner.head(key)
+            } else {
+                Ok(None)
+            };
+            let result = match arrived {
+                Ok(None) => create(),
+                Ok(Some(_)) => Err(taken()),
+                Err(e) => Err(e),
+            };
+            match result {
+                Err(BucketError::AlreadyExists { .. }) if may_have_arrived => {
+                    return if self.is_same(key, body)? {
+                        Ok(())
+                    } else {
+                        Err(taken())
+                    };
+                }
                 Ok(()) => return Ok(()),
                 Err(e) => tries.or_give_up(e)?,
             }
@@ -239,36 +303,16 @@ impl Bucket for Retrying {
     }
 
     fn create(&self, key: &Key, body: Body<'_>) -> BucketResult<()> {
-        let taken = || BucketError::AlreadyExists { key: key.clone() };
-        let is_large = match body {
-            Body::Bytes(_) => false,
-            Body::File(path) => file_size(path)? >= LARGE,
-        };
-        let mut tries = self.write_tries();
-        loop {
-            let may_have_arrived = tries.done > 0;
-            let arrived = if may_have_arrived && is_large {
-                self.inner.head(key)
-            } else {
-                Ok(None)
-            };
-            let result = match arrived {
-                Ok(None) => self.inner.create(key, body),
-                Ok(Some(_)) => Err(taken()),
-                Err(e) => Err(e),
-            };
-            match result {
-                Err(BucketError::AlreadyExists { .. }) if may_have_arrived => {
-                    return if self.is_same(key, body)? {
-                        Ok(())
-                    } else {
-                        Err(taken())
-                    };
-                }
-                Ok(()) => return Ok(()),
-                Err(e) => tries.or_give_up(e)?,
-            }
-        }
+        self.create_by(key, body, || self.inner.create(key, body))
+    }
+
+    fn create_resumably(&self, key: &Key, path: &Path, notes: &Path) -> BucketResult<()> {
+        let create = || self.inner.create_resumably(key, path, notes);
+        self.create_by(key, Body::File(path), create)
+    }
+
+    fn forget_upload(&self, notes: &Path) -> BucketResult<()> {
+        self.write(|b| b.forget_upload(notes))
     }
 
     fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()> {

@@ -11,20 +11,31 @@ mod answer;
 mod client;
 mod credentials;
 mod limiter;
+mod notes;
 mod place;
 mod runtime;
 #[cfg(test)]
 mod tests;
 mod upload;
 
-use super::{Body, Bucket, BucketError, BucketResult, BucketUrl, Key, ObjectInfo};
+use super::{Body, Bucket, BucketError, BucketResult, BucketUrl, Counters, Key, ObjectInfo};
 use crate::configuration;
-use client::{Client, Deadlines, Settings};
+use client::{Client, Deadlines, OnlyIf, Settings};
 use limiter::Limiter;
 use place::{Options, Place};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use upload::Limits;
+
+/// How bytes are written.
+#[derive(Debug, Clone)]
+enum Write {
+    Create,
+    Replace,
+    /// In place of this version only.
+    Swap(String),
+}
 
 /// A bucket of an S3 store.
 #[derive(Debug)]
@@ -43,6 +54,15 @@ impl S3Bucket {
     /// [`BucketError::Denied`] when there are no credentials, [`BucketError::Invalid`] when the URL is
     /// none of S3 or endpoint or region make no sense.
     pub fn open(url: &BucketUrl, read_only: bool) -> BucketResult<S3Bucket> {
+        S3Bucket::open_counted(url, read_only, Arc::default())
+    }
+
+    /// The same; what goes over the wire is counted in `counters`.
+    pub(super) fn open_counted(
+        url: &BucketUrl,
+        read_only: bool,
+        counters: Arc<Counters>,
+    ) -> BucketResult<S3Bucket> {
         let BucketUrl::S3 {
             bucket,
             prefix,
@@ -78,6 +98,7 @@ impl S3Bucket {
             deadlines,
             authorities: section.and_then(|s| s.ca_file.as_deref()),
             limiter,
+            counters,
         };
         let bucket = S3Bucket {
             url: url.clone(),
@@ -117,11 +138,67 @@ impl S3Bucket {
         })
     }
 
-    fn put(&self, key: &Key, bytes: &[u8], create_only: bool) -> BucketResult<()> {
+    fn put(&self, key: &Key, bytes: &[u8], write: Write) -> BucketResult<()> {
         let (key, bytes): (Key, Arc<[u8]>) = (key.clone(), bytes.into());
         self.ask(move |client| {
-            let (key, bytes) = (key.clone(), Arc::clone(&bytes));
-            async move { client.put(&key, &bytes, create_only).await }
+            let (key, bytes, write) = (key.clone(), Arc::clone(&bytes), write.clone());
+            async move {
+                let only_if = match &write {
+                    Write::Create => OnlyIf::Absent,
+                    Write::Replace => OnlyIf::Always,
+                    Write::Swap(etag) => OnlyIf::Is(etag),
+                };
+                client.put(&key, &bytes, only_if).await
+            }
+        })
+    }
+
+    fn put_file(&self, key: &Key, path: &Path, notes: Option<&Path>) -> BucketResult<()> {
+        let (key, path, limits) = (key.clone(), path.to_owned(), self.limits);
+        let notes = notes.map(Path::to_owned);
+        self.ask(move |client| {
+            let (key, path, notes) = (key.clone(), path.clone(), notes.clone());
+            async move { client.put_file(&key, &path, limits, notes.as_deref()).await }
+        })
+    }
+
+    /// What the store calls this version of an object. CBFS itself does not need it; a probe does.
+    pub fn etag(&self, key: &Key) -> BucketResult<String> {
+        let key = key.clone();
+        self.ask(move |client| {
+            let key = key.clone();
+            async move { client.etag(&key).await }
+        })
+    }
+
+    /// Replace an object if it is still the version `etag` ([`S3Bucket::etag`]); else it is
+    /// [`BucketError::AlreadyExists`].
+    pub fn swap(&self, key: &Key, bytes: &[u8], etag: &str) -> BucketResult<()> {
+        self.may_write(key)?;
+        self.put(key, bytes, Write::Swap(etag.to_owned()))
+    }
+
+    /// Give an object one tag, in place of all it has. Name and value must be letters, digits and `-`.
+    pub fn set_tag(&self, key: &Key, name: &str, value: &str) -> BucketResult<()> {
+        self.may_write(key)?;
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if !plain(name) || !plain(value) {
+            let what = format!("{name:?} = {value:?} is no tag");
+            return Err(BucketError::Invalid { what });
+        }
+        let (key, name, value) = (key.clone(), name.to_owned(), value.to_owned());
+        self.ask(move |client| {
+            let (key, name, value) = (key.clone(), name.clone(), value.clone());
+            async move { client.set_tag(&key, &name, &value).await }
+        })
+    }
+
+    /// The value of an object's first tag.
+    pub fn tag(&self, key: &Key) -> BucketResult<Option<String>> {
+        let key = key.clone();
+        self.ask(move |client| {
+            let key = key.clone();
+            async move { client.tag(&key).await }
         })
     }
 
@@ -153,20 +230,27 @@ impl Bucket for S3Bucket {
     fn create(&self, key: &Key, body: Body<'_>) -> BucketResult<()> {
         self.may_write(key)?;
         match body {
-            Body::Bytes(bytes) => self.put(key, bytes, true),
-            Body::File(path) => {
-                let (key, path, limits) = (key.clone(), path.to_owned(), self.limits);
-                self.ask(move |client| {
-                    let (key, path) = (key.clone(), path.clone());
-                    async move { client.put_file(&key, &path, limits).await }
-                })
-            }
+            Body::Bytes(bytes) => self.put(key, bytes, Write::Create),
+            Body::File(path) => self.put_file(key, path, None),
         }
+    }
+
+    fn create_resumably(&self, key: &Key, path: &Path, notes: &Path) -> BucketResult<()> {
+        self.may_write(key)?;
+        self.put_file(key, path, Some(notes))
+    }
+
+    fn forget_upload(&self, notes: &Path) -> BucketResult<()> {
+        let notes = notes.to_owned();
+        self.ask(move |client| {
+            let notes = notes.clone();
+            async move { client.forget_upload(&notes).await }
+        })
     }
 
     fn replace(&self, key: &Key, body: &[u8]) -> BucketResult<()> {
         self.may_write(key)?;
-        self.put(key, body, false)
+        self.put(key, body, Write::Replace)
     }
 
     fn get(&self, key: &Key) -> BucketResult<Vec<u8>> {

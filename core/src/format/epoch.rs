@@ -25,6 +25,10 @@ pub struct EpochClaim {
     pub nonce: String,
     /// RFC 3339, by the claimant's clock: for people only.
     pub claimed_at: String,
+    /// A person sees to it that there is one master: the store is not asked whether it does. Holds for later epochs
+    /// too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub split_brain_prevented_by_hand: bool,
 }
 
 impl EpochClaim {
@@ -46,7 +50,15 @@ impl EpochClaim {
             host,
             nonce,
             claimed_at,
+            split_brain_prevented_by_hand: false,
         }
+    }
+
+    /// The same, on the word of a person that there is never more than one master.
+    #[must_use]
+    pub fn prevented_by_hand(mut self, word: bool) -> Self {
+        self.split_brain_prevented_by_hand = word;
+        self
     }
 }
 

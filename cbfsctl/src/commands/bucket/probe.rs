@@ -7,17 +7,18 @@ use super::super::Context;
 use crate::bucket_option;
 use crate::output::{Outcome, Output, printable};
 use crate::quantities;
-use cbfs_core::bucket::{self, Body, Bucket, BucketError, BucketResult, BucketUrl, Key, S3Bucket};
+use cbfs_core::bucket::{
+    self, Body, Bucket, BucketError, BucketResult, BucketTraffic, BucketUrl, Key, RACERS, S3Bucket,
+};
 use cbfs_core::clock::{Clock, Ids, System};
 use cbfs_core::error::Context as _;
 use cbfs_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::io::Write;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Creators of one key at the same time, and how often they race.
-const RACERS: usize = 12;
+/// How often [`RACERS`] race.
 const RACES: usize = 3;
 /// Requests of a kind whose median is told.
 const SAMPLES: usize = 9;
@@ -98,6 +99,9 @@ struct Report {
     good_for: GoodFor,
     checks: Vec<Check>,
     measures: Measures,
+    /// What the probe itself has asked, with latencies and an estimate of what it cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic: Option<BucketTraffic>,
 }
 
 /// Run it.
@@ -124,6 +128,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         good_for,
         checks: probe.checks,
         measures: probe.measures,
+        traffic: bucket::traffic().into_iter().next(),
     };
     show(&report, &mut context.output)?;
     match good_for {
@@ -152,6 +157,17 @@ fn show(report: &Report, output: &mut Output) -> Outcome {
         };
         let words = printable(&check.words);
         output.line(format_args!("  {glyph} {:<12} {word}{words}", check.what))?;
+    }
+    if let Some(traffic) = &report.traffic
+        && let Some(cost) = traffic.cost_last_hour
+    {
+        let (all, wire) = (traffic.wire.writes + traffic.wire.reads, &traffic.wire);
+        output.line(style.dim(format_args!(
+            "  the probe cost {all} requests ({} charged as writes), {} out and {} in: about {cost:.4}",
+            wire.writes,
+            quantities::bytes(wire.bytes_out),
+            quantities::bytes(wire.bytes_in),
+        )))?;
     }
     output.line(match report.good_for {
         GoodFor::MastersAndSlaves => style.good("good for masters and slaves"),
@@ -198,6 +214,8 @@ impl Probe {
         self.listing_of_what_was_made()?;
         output.message(format_args!("probing: {RACERS} creators at once"));
         let mut is_safe = self.create_only()?;
+        self.compare_and_swap()?;
+        self.tagging()?;
         output.message("probing: large objects");
         self.transfer()?;
         is_safe &= self.parts()?;
@@ -340,26 +358,16 @@ impl Probe {
         let racers: Vec<Arc<dyn Bucket>> = (0..RACERS)
             .map(|_| bucket::open(&self.url, false))
             .collect::<BucketResult<_>>()?;
+        let racers: Vec<&dyn Bucket> = racers.iter().map(|r| &**r).collect();
         let mut failures = 0;
         for round in 0..RACES {
             let key = self.key(&format!("race-{round}"))?;
-            let race = race(&racers, &key);
-            failures += race.failures;
-            let stored = self.bucket.get(&key);
-            let holds = |winner: usize| stored.as_ref().is_ok_and(|b| *b == claim(winner));
-            if let [winner] = race.winners[..]
-                && holds(winner)
-            {
-                continue;
+            let race = bucket::race(&racers, &key)?;
+            failures += race.failures.len();
+            if let Some(fault) = race.fault() {
+                self.note("create-only", Verdict::Bad, fault);
+                return Ok(false);
             }
-            let words = match race.winners.len() {
-                0 => "none of them succeeded".to_owned(),
-                1 => "one of them succeeded, but another one's object is stored".to_owned(),
-                n => format!("{n} of them succeeded"),
-            };
-            let words = format!("of {RACERS} creators of one object at once, {words}");
-            self.note("create-only", Verdict::Bad, words);
-            return Ok(false);
         }
         let mut words =
             format!("of {RACERS} creators at once exactly one succeeded, {RACES} times of {RACES}");
@@ -368,6 +376,74 @@ impl Probe {
         }
         self.note("create-only", Verdict::Good, words);
         Ok(true)
+    }
+
+    /// Nothing of CBFS needs it: told, not judged.
+    fn compare_and_swap(&mut self) -> Result<()> {
+        const WHAT: &str = "swap";
+        if !matches!(self.url, BucketUrl::S3 { .. }) {
+            self.note(
+                WHAT,
+                Verdict::Skipped,
+                "CBFS does not need it in a directory",
+            );
+            return Ok(());
+        }
+        let bucket = S3Bucket::open(&self.url, false)?;
+        let key = self.key("swap")?;
+        self.bucket.create(&key, Body::Bytes(b"first"))?;
+        let first = bucket.etag(&key)?;
+        let swapped = bucket.swap(&key, b"second", &first);
+        let stale = bucket.swap(&key, b"third", &first);
+        let stored = self.bucket.get(&key)?;
+        let (verdict, words) = match (swapped, stale) {
+            (Ok(()), Err(BucketError::AlreadyExists { .. })) if stored == b"second" => (
+                Verdict::Good,
+                "If-Match replaces one version only".to_owned(),
+            ),
+            (Ok(()), Ok(())) => (
+                Verdict::Doubtful,
+                "If-Match is ignored: CBFS does not need it".to_owned(),
+            ),
+            (Err(e), _) => (
+                Verdict::Doubtful,
+                format!("If-Match is refused; CBFS does not need it: {e}"),
+            ),
+            (Ok(()), Err(e)) => (
+                Verdict::Doubtful,
+                format!("a stale If-Match is refused in an odd way; CBFS does not need it: {e}"),
+            ),
+        };
+        self.note(WHAT, verdict, words);
+        Ok(())
+    }
+
+    /// `fs delete` marks objects for the GC agent with it.
+    fn tagging(&mut self) -> Result<()> {
+        const WHAT: &str = "tagging";
+        if !matches!(self.url, BucketUrl::S3 { .. }) {
+            self.note(WHAT, Verdict::Skipped, "a directory has no tags");
+            return Ok(());
+        }
+        let bucket = S3Bucket::open(&self.url, false)?;
+        let key = self.made[0].clone();
+        let tagged = bucket.set_tag(&key, "cbfs-probe", "yes");
+        let (verdict, words) = match tagged.and_then(|()| bucket.tag(&key)) {
+            Ok(Some(value)) if value == "yes" => {
+                (Verdict::Good, "objects can be tagged".to_owned())
+            }
+            Ok(_) => (
+                Verdict::Doubtful,
+                "a tag was taken, and is not there: lifecycle rules by tag will not work"
+                    .to_owned(),
+            ),
+            Err(e) => (
+                Verdict::Doubtful,
+                format!("objects cannot be tagged: lifecycle rules by tag will not work ({e})"),
+            ),
+        };
+        self.note(WHAT, verdict, words);
+        Ok(())
     }
 
     fn transfer(&mut self) -> Result<()> {
@@ -447,51 +523,6 @@ impl Probe {
             }
         }
     }
-}
-
-/// How a race ended.
-struct Race {
-    winners: Vec<usize>,
-    failures: usize,
-}
-
-/// What a racer writes.
-fn claim(racer: usize) -> Vec<u8> {
-    format!("claim of racer {racer}").into_bytes()
-}
-
-/// All create `key` at the same time.
-fn race(racers: &[Arc<dyn Bucket>], key: &Key) -> Race {
-    let start = Barrier::new(racers.len());
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let running: Vec<_> = racers
-            .iter()
-            .enumerate()
-            .map(|(me, bucket)| {
-                let start = &start;
-                scope.spawn(move || {
-                    start.wait();
-                    bucket.create(key, Body::Bytes(&claim(me)))
-                })
-            })
-            .collect();
-        running
-            .into_iter()
-            .map(std::thread::ScopedJoinHandle::join)
-            .collect()
-    });
-    let mut race = Race {
-        winners: Vec::new(),
-        failures: 0,
-    };
-    for (me, result) in results.into_iter().enumerate() {
-        match result {
-            Ok(Ok(())) => race.winners.push(me),
-            Ok(Err(BucketError::AlreadyExists { .. })) => {}
-            Ok(Err(_)) | Err(_) => race.failures += 1,
-        }
-    }
-    race
 }
 
 /// The median time of a request, tried [`SAMPLES`] times.
@@ -615,18 +646,5 @@ mod tests {
             .find(|c| c.what == "create-only")
             .unwrap();
         assert_eq!(check.verdict, Verdict::Bad);
-    }
-
-    #[test]
-    fn a_race_with_two_winners_is_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let careless: Vec<Arc<dyn Bucket>> = (0..3)
-            .map(|_| {
-                let bucket = FileBucket::open(dir.path(), false).unwrap();
-                Arc::new(Careless(bucket)) as Arc<dyn Bucket>
-            })
-            .collect();
-        let race = race(&careless, &Key::new("k").unwrap());
-        assert_eq!((race.winners, race.failures), (vec![0, 1, 2], 0));
     }
 }

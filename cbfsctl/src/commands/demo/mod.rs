@@ -220,6 +220,7 @@ fn mount_request(fs: &Handle, url: &BucketUrl, snapshot: Option<&SnapshotInfo>) 
         non_empty: false,
         noatime: false,
         kvs_limit: None,
+        i_prevent_split_brain: false,
     }
 }
 

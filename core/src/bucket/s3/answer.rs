@@ -49,6 +49,14 @@ impl Refusal {
         }
     }
 
+    /// Whether it says that there is no such upload (any more), or not with these parts.
+    pub(super) fn upload_is_gone(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder"
+        )
+    }
+
     /// The error it means.
     pub(super) fn to_error(&self, asked: &Asked) -> BucketError {
         let what = asked.what.clone();

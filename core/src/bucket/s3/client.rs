@@ -8,12 +8,12 @@ use super::answer::{Asked, DOCUMENT_MAX, Refusal, broken, element, network_error
 use super::credentials::{Keys, Provider};
 use super::limiter::Limiter;
 use super::place::{Place, invalid};
-use crate::bucket::{BucketError, BucketResult, Key, ObjectInfo};
+use crate::bucket::{BucketError, BucketResult, Counters, Key, ObjectInfo};
 use crate::configuration::Secret;
 use crate::inode::Timestamp;
 use parking_lot::Mutex;
 use reqwest::header::{
-    HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
+    ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
 };
 use reqwest::{Method, Response, StatusCode};
 use s3::bucket::Bucket as Signer;
@@ -83,6 +83,7 @@ pub(super) struct Settings<'a> {
     /// PEM file of authorities to trust besides the machine's.
     pub(super) authorities: Option<&'a Path>,
     pub(super) limiter: Option<Arc<Limiter>>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Under which condition a request is carried out.
@@ -103,6 +104,8 @@ pub(super) struct Client {
     /// Bounds the bytes that are sent.
     pub(super) limiter: Option<Arc<Limiter>>,
     pub(super) http: reqwest::Client,
+    /// Who counts what goes over the wire.
+    pub(super) counters: Arc<Counters>,
     /// `s3://bucket/prefix/`, for messages.
     shown: String,
     /// What all keys start with: empty or with a slash at its end.
@@ -135,6 +138,7 @@ impl Client {
             deadlines,
             authorities,
             limiter,
+            counters,
         } = settings;
         let mut http = reqwest::Client::builder();
         if let Some(file) = authorities {
@@ -172,6 +176,7 @@ impl Client {
             signers: Mutex::default(),
             limiter,
             http,
+            counters,
             shown,
             prefix,
             deadlines,
@@ -261,14 +266,25 @@ impl Client {
         };
         // Of our own making; its text may hold parts of the request.
         let signing = |_: S3Error| broken(asked, "the request could not be signed");
+        let is_listing = matches!(command, Command::ListObjectsV2 { .. });
         let request = ReqwestRequest::new(signer, path, command)
             .await
             .map_err(signing)?;
         let headers = request.headers().await.map_err(signing)?;
         let url = request.url().map_err(signing)?;
         let mut builder = self.http.request(method.clone(), url).headers(headers);
+        let mut bytes = 0;
         if matches!(method, Method::PUT | Method::POST) {
-            builder = builder.body(request.request_body().map_err(signing)?);
+            let body = request.request_body().map_err(signing)?;
+            bytes = body.len() as u64;
+            builder = builder.body(body);
+        }
+        match method {
+            Method::PUT | Method::POST => self.counters.sent(bytes),
+            _ if is_listing => self.counters.sent(0),
+            // Stores do not charge for it.
+            Method::DELETE => {}
+            _ => self.counters.asked(),
         }
         match timeout(patience, builder.send()).await {
             Ok(answer) => answer.map_err(|e| network_error(asked, e)),
@@ -295,18 +311,37 @@ impl Client {
         self.expect_success(asked, answer).await
     }
 
-    /// Send under the condition that the object does not exist, and expect success.
-    pub(super) async fn ask_create_only(
+    /// Complete or abort an upload; completing is under the condition that the object does not exist. `None` when the
+    /// store knows no such upload, or not its parts.
+    pub(super) async fn ask_of_upload(
         &self,
         asked: &Asked,
         path: &str,
         command: Command<'_>,
         patience: Duration,
-    ) -> BucketResult<Response> {
-        let answer = self
-            .send(asked, Condition::CreateOnly, path, command, patience)
-            .await?;
-        self.expect_success(asked, answer).await
+    ) -> BucketResult<Option<Response>> {
+        let condition = match &command {
+            Command::CompleteMultipartUpload { .. } => Condition::CreateOnly,
+            _ => Condition::None,
+        };
+        let answer = self.send(asked, condition, path, command, patience).await?;
+        self.expect_upload(asked, answer).await
+    }
+
+    /// The answer, if it is a success; `None`, if it says that there is no such upload.
+    pub(super) async fn expect_upload(
+        &self,
+        asked: &Asked,
+        answer: Response,
+    ) -> BucketResult<Option<Response>> {
+        if answer.status().is_success() {
+            return Ok(Some(answer));
+        }
+        let refusal = self.refusal(asked, answer).await?;
+        if refusal.upload_is_gone() {
+            return Ok(None);
+        }
+        Err(refusal.to_error(asked))
     }
 
     /// A URL that permits one PUT with these headers. It is a credential: it goes into no message.
@@ -384,7 +419,10 @@ impl Client {
         loop {
             let silent = Instant::now() + self.deadlines.silence;
             match timeout_at(silent.min(out_of_time), answer.chunk()).await {
-                Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
+                Ok(Ok(Some(chunk))) => {
+                    self.counters.received(chunk.len() as u64);
+                    body.extend_from_slice(&chunk);
+                }
                 Ok(Ok(None)) => break,
                 Ok(Err(e)) => return Err(network_error(asked, e)),
                 Err(_) => return Err(timed_out(asked, "the body did not arrive in time")),
@@ -627,13 +665,22 @@ impl Client {
         &self,
         key: &Key,
         bytes: &[u8],
-        create_only_put: bool,
+        only_if: OnlyIf<'_>,
     ) -> BucketResult<()> {
         let (path, asked) = self.object("PUT", key)?;
+        let custom_headers = match only_if {
+            OnlyIf::Always => None,
+            OnlyIf::Absent => Some(create_only()),
+            OnlyIf::Is(etag) => {
+                let etag = HeaderValue::from_str(etag);
+                let etag = etag.map_err(|_| broken(&asked, "an ETag that is none"))?;
+                Some(HeaderMap::from_iter([(IF_MATCH, etag)]))
+            }
+        };
         let command = Command::PutObject {
             content: bytes,
             content_type: content_type(key),
-            custom_headers: create_only_put.then(create_only),
+            custom_headers,
             multipart: None,
         };
         if let Some(limiter) = &self.limiter {
@@ -647,6 +694,46 @@ impl Client {
         self.drain(&asked, answer).await;
         Ok(())
     }
+
+    /// What the store calls this version of an object.
+    pub(super) async fn etag(&self, key: &Key) -> BucketResult<String> {
+        let (path, asked) = self.object("HEAD", key)?;
+        let answer = self.ask(&asked, &path, Command::HeadObject).await?;
+        let etag = answer.headers().get(ETAG).and_then(|v| v.to_str().ok());
+        etag.map(str::to_owned)
+            .ok_or_else(|| broken(&asked, "the answer has no ETag"))
+    }
+
+    /// Set the one tag of an object. Both texts must be plain: they are not escaped.
+    pub(super) async fn set_tag(&self, key: &Key, name: &str, value: &str) -> BucketResult<()> {
+        let (path, asked) = self.object("TAG", key)?;
+        let tags = format!(
+            "<Tagging><TagSet><Tag><Key>{name}</Key><Value>{value}</Value></Tag></TagSet></Tagging>"
+        );
+        let command = Command::PutObjectTagging { tags: &tags };
+        let answer = self.ask(&asked, &path, command).await?;
+        self.drain(&asked, answer).await;
+        Ok(())
+    }
+
+    /// The value of the first tag of an object.
+    pub(super) async fn tag(&self, key: &Key) -> BucketResult<Option<String>> {
+        let (path, asked) = self.object("TAGS OF", key)?;
+        let answer = self.ask(&asked, &path, Command::GetObjectTagging).await?;
+        let document = self.read_up_to(&asked, answer, DOCUMENT_MAX).await?;
+        Ok(element(&String::from_utf8_lossy(&document), "Value"))
+    }
+}
+
+/// Under which condition an object is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OnlyIf<'a> {
+    /// None.
+    Always,
+    /// There is none.
+    Absent,
+    /// It is still this version.
+    Is(&'a str),
 }
 
 /// The media type of an object, by its name.

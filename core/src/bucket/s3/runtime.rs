@@ -2,7 +2,8 @@
 //! started by the first request. Callers block on a plain channel, so that it makes no difference
 //! whether they are threads of another runtime.
 
-use crate::bucket::{BucketError, BucketResult};
+use crate::bucket::cancellation::abandoned;
+use crate::bucket::{BucketError, BucketResult, Cancellation};
 use parking_lot::Mutex;
 use std::io;
 use std::sync::mpsc::sync_channel;
@@ -26,7 +27,7 @@ fn handle() -> io::Result<Handle> {
     Ok(runtime.insert(started).handle().clone())
 }
 
-/// Do `work` on the runtime and wait for its answer.
+/// Do `work` on the runtime and wait for its answer. Cancelled, it is dropped where it stands.
 pub(super) fn wait<T, F>(work: F) -> BucketResult<T>
 where
     T: Send + 'static,
@@ -37,9 +38,16 @@ where
         source,
     };
     let (answer, answered) = sync_channel(1);
+    let cancellation = Cancellation::current();
     handle().map_err(failed)?.spawn(async move {
-        // It cannot fail while the caller waits below, and the caller has no way to stop waiting.
-        let _ = answer.send(work.await);
+        // It cannot fail while the caller waits below.
+        let _ = answer.send(match cancellation {
+            None => work.await,
+            Some(cancellation) => tokio::select! {
+                answer = work => answer,
+                () = cancellation.cancelled() => Err(abandoned()),
+            },
+        });
     });
     answered
         .recv()

@@ -86,6 +86,7 @@ fn bucket(server: &Server) -> S3Bucket {
         deadlines,
         authorities: None,
         limiter: None,
+        counters: Arc::default(),
     };
     let client = Client::new("b", "p", place, provider, settings).unwrap();
     S3Bucket {
@@ -386,4 +387,190 @@ fn callers_may_be_threads_of_another_runtime() {
         .unwrap();
     let got = runtime.block_on(async { bucket.get(&key()) });
     assert_eq!(got.unwrap(), b"hello");
+}
+
+/// Answers to the beginning of an upload, to each of its parts and to its end.
+const BEGUN: &str = "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>p/k</Key>\
+    <UploadId>id</UploadId></InitiateMultipartUploadResult>";
+const COMPLETE: &str =
+    "<CompleteMultipartUploadResult><Key>p/k</Key></CompleteMultipartUploadResult>";
+
+fn part_answer(etag: &str) -> String {
+    answer("200 OK", &format!("etag: \"{etag}\"\r\n"), "")
+}
+
+/// A file of three parts, and a place for notes.
+fn three_parts() -> (tempfile::TempDir, std::path::PathBuf, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, notes) = (dir.path().join("file"), dir.path().join("uploads/notes"));
+    let mut bytes = vec![1; 1 << 20];
+    bytes.extend(vec![2; 1 << 20]);
+    bytes.extend(vec![3; 1000]);
+    std::fs::write(&file, bytes).unwrap();
+    (dir, file, notes)
+}
+
+/// One part at a time: the order of requests is certain.
+fn one_at_a_time(server: &Server) -> S3Bucket {
+    let mut bucket = bucket(server);
+    bucket.limits.parallel = 1;
+    bucket
+}
+
+#[test]
+fn an_upload_that_was_cut_short_goes_on_behind_its_parts() {
+    let (_dir, file, notes) = three_parts();
+    let first = serve(vec![
+        answer("200 OK", "", BEGUN),
+        part_answer("one"),
+        refusal("403 Forbidden", "AccessDenied"),
+    ]);
+    let error = one_at_a_time(&first)
+        .create_resumably(&key(), &file, &notes)
+        .unwrap_err();
+    assert!(matches!(error, BucketError::Denied { .. }), "{error:?}");
+    assert!(notes.is_file());
+    // Another process, as it were. The rest is sent; the first part is told by its ETag.
+    let second = serve(vec![
+        part_answer("two"),
+        part_answer("three"),
+        answer("200 OK", "", COMPLETE),
+    ]);
+    one_at_a_time(&second)
+        .create_resumably(&key(), &file, &notes)
+        .unwrap();
+    let asked: Vec<String> = second.requests.iter().collect();
+    assert_eq!(asked.len(), 3);
+    assert!(
+        asked[0].contains("partNumber=2") && asked[1].contains("partNumber=3"),
+        "{asked:?}"
+    );
+    assert!(!notes.exists());
+}
+
+#[test]
+fn a_part_whose_bytes_have_changed_is_sent_again() {
+    let (_dir, file, notes) = three_parts();
+    let first = serve(vec![
+        answer("200 OK", "", BEGUN),
+        part_answer("one"),
+        part_answer("two"),
+        refusal("403 Forbidden", "AccessDenied"),
+    ]);
+    let create = |server: &Server| one_at_a_time(server).create_resumably(&key(), &file, &notes);
+    create(&first).unwrap_err();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[7] = 9;
+    std::fs::write(&file, bytes).unwrap();
+    let second = serve(vec![
+        part_answer("new"),
+        part_answer("three"),
+        answer("200 OK", "", COMPLETE),
+    ]);
+    create(&second).unwrap();
+    let asked: Vec<String> = second.requests.iter().collect();
+    assert!(
+        asked[0].contains("partNumber=1") && asked[1].contains("partNumber=3"),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn an_upload_that_the_store_has_forgotten_is_begun_anew_or_was_complete() {
+    let (_dir, file, notes) = three_parts();
+    let begin = || {
+        let server = serve(vec![
+            answer("200 OK", "", BEGUN),
+            part_answer("one"),
+            refusal("403 Forbidden", "AccessDenied"),
+        ]);
+        let begun = one_at_a_time(&server).create_resumably(&key(), &file, &notes);
+        begun.unwrap_err();
+    };
+    begin();
+    let server = serve(vec![
+        refusal("404 Not Found", "NoSuchUpload"),
+        // HEAD, and the GET that tells why it was refused.
+        answer("404 Not Found", "", ""),
+        refusal("404 Not Found", "NoSuchKey"),
+        answer("200 OK", "", BEGUN),
+        part_answer("one"),
+        part_answer("two"),
+        part_answer("three"),
+        answer("200 OK", "", COMPLETE),
+    ]);
+    one_at_a_time(&server)
+        .create_resumably(&key(), &file, &notes)
+        .unwrap();
+    assert!(!notes.exists());
+
+    begin();
+    let there = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n".to_owned();
+    let server = serve(vec![refusal("404 Not Found", "NoSuchUpload"), there]);
+    let error = one_at_a_time(&server)
+        .create_resumably(&key(), &file, &notes)
+        .unwrap_err();
+    assert!(
+        matches!(error, BucketError::AlreadyExists { .. }),
+        "{error:?}"
+    );
+    assert!(!notes.exists());
+}
+
+#[test]
+fn an_upload_that_is_given_up_is_aborted_by_its_notes() {
+    let (_dir, file, notes) = three_parts();
+    let server = serve(vec![
+        answer("200 OK", "", BEGUN),
+        refusal("403 Forbidden", "AccessDenied"),
+        refusal("403 Forbidden", "AccessDenied"),
+        answer("204 No Content", "", ""),
+    ]);
+    let bucket = one_at_a_time(&server);
+    bucket.create_resumably(&key(), &file, &notes).unwrap_err();
+    bucket.forget_upload(&notes).unwrap_err();
+    assert!(notes.exists(), "it is tried again later");
+    bucket.forget_upload(&notes).unwrap();
+    assert!(!notes.exists());
+    bucket.forget_upload(&notes).unwrap();
+    let last = server.requests.iter().nth(3).unwrap();
+    assert!(last.starts_with("DELETE /b/p/k?uploadId=id"), "{last}");
+}
+
+#[test]
+fn who_is_cancelled_does_not_wait_for_a_silent_store() {
+    let server = serve(vec![String::new()]);
+    let bucket = bucket(&server);
+    let cancellation = super::super::Cancellation::default();
+    let canceller = cancellation.clone();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| cancellation.scope(|| bucket.get(&key())));
+        // The request is under way.
+        server.requests.recv().unwrap();
+        canceller.cancel();
+        let error = asking.join().unwrap().unwrap_err();
+        let kind = std::error::Error::source(&error)
+            .and_then(|e| e.downcast_ref::<std::io::Error>())
+            .map(std::io::Error::kind);
+        assert_eq!(kind, Some(std::io::ErrorKind::Interrupted), "{error:?}");
+    });
+}
+
+#[test]
+fn what_goes_over_the_wire_is_counted_as_it_is_charged() {
+    let server = serve(vec![
+        answer("200 OK", "", ""),
+        answer("200 OK", "", "hello"),
+        answer("404 Not Found", "", ""),
+        refusal("404 Not Found", "NoSuchKey"),
+        answer("204 No Content", "", ""),
+    ]);
+    let bucket = bucket(&server);
+    bucket.create(&key(), Body::Bytes(b"hello")).unwrap();
+    bucket.get(&key()).unwrap();
+    assert!(bucket.head(&key()).unwrap().is_none());
+    bucket.delete(&key()).unwrap();
+    let wire = bucket.client.counters.wire();
+    assert_eq!((wire.writes, wire.reads, wire.bytes_out), (1, 3, 5));
+    assert!(wire.bytes_in >= 5);
 }

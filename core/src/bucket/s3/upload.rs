@@ -1,13 +1,14 @@
 //! Files to objects: one streamed PUT, or parts in parallel.
 //!
 //! Both send through URLs that rust-s3 signs, so that a body is neither hashed nor held in memory.
-//! The last request of either carries `If-None-Match: *`: until then there is no object. A crash
-//! leaves at most an unfinished upload, which costs storage until the store's lifecycle rule
-//! ("abort incomplete multipart uploads") removes it.
+//! The last request of either carries `If-None-Match: *`: until then there is no object. An upload in parts that
+//! is noted (see `notes`) goes on after a crash; one that is not, and one whose beginning was not answered, costs
+//! storage until the store's lifecycle rule ("abort incomplete multipart uploads") removes it.
 
 use super::answer::{Asked, Refusal, broken, element, network_error, timed_out};
 use super::client::{Client, content_type, create_only};
 use super::limiter::Limiter;
+use super::notes::{Arrived, Notes};
 use crate::bucket::error::TryAgain;
 use crate::bucket::{BucketError, BucketResult, Key};
 use crate::configuration::BucketSection;
@@ -104,6 +105,24 @@ struct Watch {
 }
 
 impl Source {
+    /// BLAKE3 of the range, in hex.
+    async fn hash(&self) -> io::Result<String> {
+        let source = self.clone();
+        let hashed = spawn_blocking(move || {
+            let (mut hasher, mut at) = (blake3::Hasher::new(), source.from);
+            let end = source.from + source.len;
+            let mut chunk = vec![0; CHUNK as usize];
+            while at < end {
+                let piece = &mut chunk[..CHUNK.min(end - at) as usize];
+                source.file.read_exact_at(piece, at)?;
+                hasher.update(piece);
+                at += piece.len() as u64;
+            }
+            Ok(hasher.finalize().to_hex().to_string())
+        });
+        hashed.await.unwrap_or_else(|e| Err(io::Error::other(e)))
+    }
+
     /// A body that reads the file as the network takes it.
     fn body(&self, watch: &Arc<Watch>) -> Body {
         if self.len == 0 {
@@ -153,6 +172,7 @@ impl Client {
         key: &Key,
         path: &Path,
         limits: Limits,
+        notes: Option<&Path>,
     ) -> BucketResult<()> {
         let (object, asked) = self.object("PUT", key)?;
         let owned = path.to_owned();
@@ -175,8 +195,12 @@ impl Client {
                 source,
             })?;
         if source.len > limits.one_put {
+            let object = Object {
+                path: &object,
+                asked: &asked,
+            };
             return self
-                .put_in_parts(key, &object, &asked, &source, limits)
+                .put_in_parts(key, &object, &source, limits, notes)
                 .await;
         }
         let mut headers = create_only();
@@ -185,18 +209,20 @@ impl Client {
             .await?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type(key)));
         let answer = self.stream(&asked, url, headers, &source).await?;
+        let answer = answer.ok_or_else(|| broken(&asked, "the answer is about another request"))?;
         self.drain(&asked, answer).await;
         Ok(())
     }
 
-    /// Send a range of a file to `url`, which is a credential, and expect success.
+    /// Send a range of a file to `url`, which is a credential, and expect success. `None`: it was to be part of an
+    /// upload that the store does not know.
     async fn stream(
         &self,
         asked: &Asked,
         url: String,
         mut headers: HeaderMap,
         source: &Source,
-    ) -> BucketResult<Response> {
+    ) -> BucketResult<Option<Response>> {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(source.len));
         let watch = Arc::new(Watch {
             moved: Mutex::new(Instant::now()),
@@ -207,6 +233,7 @@ impl Client {
             .put(url)
             .headers(headers)
             .body(source.body(&watch));
+        self.counters.sent(source.len);
         let answered = request.send();
         let out_of_time = sleep(self.deadlines.total(source.len));
         tokio::pin!(answered, out_of_time);
@@ -227,96 +254,235 @@ impl Client {
             return Err(BucketError::Io { what, source });
         }
         let answer = answer.map_err(|e| network_error(asked, e))?;
-        self.expect_success(asked, answer).await
+        self.expect_upload(asked, answer).await
     }
 
+    /// Make the object out of parts. With a path for notes an upload that was cut short goes on where it was, also
+    /// in another process; without, it is aborted.
     async fn put_in_parts(
         self: &Arc<Self>,
         key: &Key,
-        path: &str,
-        asked: &Asked,
+        object: &Object<'_>,
         source: &Source,
         limits: Limits,
+        notes: Option<&Path>,
     ) -> BucketResult<()> {
-        let part = part_size(source.len, limits.part);
+        let asked = object.asked;
+        let size = part_size(source.len, limits.part);
+        let noted = |e: io::Error| BucketError::Io {
+            what: format!("{}: the notes of the upload", asked.what),
+            source: e,
+        };
+        if let Some(path) = notes
+            && let Some(notes) = Notes::read(path).map_err(noted)?
+        {
+            let known = &notes.upload;
+            let is_same =
+                known.key == object.path && known.size == source.len && known.part == size;
+            if is_same {
+                let upload = Parts {
+                    id: known.id.clone(),
+                    size,
+                    parallel: limits.parallel,
+                    notes: Some(Arc::new(notes)),
+                };
+                if self.send_all(object, source, &upload).await? {
+                    return Ok(());
+                }
+                // The store has forgotten it. It does that too when it is complete.
+                if self.head(key).await?.is_some() {
+                    return Err(BucketError::AlreadyExists { key: key.clone() });
+                }
+            } else {
+                self.abort(asked, &known.key, &known.id).await?;
+                notes.remove().map_err(noted)?;
+            }
+        }
         let command = Command::InitiateMultipartUpload {
             content_type: content_type(key),
         };
-        let answer = self.ask(asked, path, command).await?;
+        let answer = self.ask(asked, object.path, command).await?;
         let document = self.read_up_to(asked, answer, COMPLETION_MAX).await?;
-        let upload: InitiateMultipartUploadResponse =
+        let begun: InitiateMultipartUploadResponse =
             quick_xml::de::from_reader(document.as_slice())
                 .map_err(|_| broken(asked, "the store began no multipart upload"))?;
-        let id = upload.upload_id;
-        let sent = self
-            .send_parts(asked, path, &id, source, part, limits.parallel)
-            .await;
-        let done = match sent {
-            Ok(parts) => self.complete(asked, path, &id, parts).await,
+        let id = begun.upload_id;
+        let begin = |path| Notes::begin(path, object.path, &id, source.len, size);
+        let upload = Parts {
+            size,
+            parallel: limits.parallel,
+            notes: notes.map(begin).transpose().map_err(noted)?.map(Arc::new),
+            id: id.clone(),
+        };
+        let gone = || broken(asked, "the store has forgotten the upload");
+        let done = match self.send_all(object, source, &upload).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => Err(gone()),
             Err(e) => Err(e),
         };
-        if let Err(e) = &done {
+        if upload.notes.is_none()
+            && let (Err(e), Err(also)) = (&done, self.abort(asked, object.path, &id).await)
+        {
             // Whatever became of it: an object that has come into being is not touched by this.
-            let abort = Command::AbortMultipartUpload { upload_id: &id };
-            match self.ask(asked, path, abort).await {
-                Ok(answer) => self.drain(asked, answer).await,
-                Err(also) => tracing::warn!(
-                    "an upload stays unfinished in the bucket ({e}), and could not be aborted: {also}"
-                ),
-            }
+            tracing::warn!(
+                "an upload stays unfinished in the bucket ({e}), and could not be aborted: {also}"
+            );
         }
         done
     }
 
+    /// Send the parts that have not arrived, and complete. `false`: the store knows no such upload, or not its parts.
+    /// Notes are removed at either end, and when the object exists already.
+    async fn send_all(
+        self: &Arc<Self>,
+        object: &Object<'_>,
+        source: &Source,
+        upload: &Parts,
+    ) -> BucketResult<bool> {
+        let done = match self.send_parts(object, source, upload).await {
+            Ok(Some(parts)) => {
+                self.complete(object.asked, object.path, &upload.id, parts)
+                    .await
+            }
+            Ok(None) => Ok(false),
+            Err(e) => Err(e),
+        };
+        if let Err(BucketError::AlreadyExists { .. }) = &done
+            && upload.notes.is_some()
+        {
+            self.abort(object.asked, object.path, &upload.id).await?;
+        }
+        if let (Some(notes), Ok(_) | Err(BucketError::AlreadyExists { .. })) =
+            (&upload.notes, &done)
+            && let Err(e) = notes.remove()
+        {
+            tracing::warn!("the notes of an upload that is over stay: {e}");
+        }
+        done
+    }
+
+    /// Give an upload up: the store forgets its parts.
+    async fn abort(&self, asked: &Asked, path: &str, id: &str) -> BucketResult<()> {
+        let command = Command::AbortMultipartUpload { upload_id: id };
+        let patience = self.deadlines.silence;
+        let answer = self.ask_of_upload(asked, path, command, patience).await?;
+        if let Some(answer) = answer {
+            self.drain(asked, answer).await;
+        }
+        Ok(())
+    }
+
+    /// Abort the upload that notes tell of, and remove them.
+    pub(super) async fn forget_upload(&self, path: &Path) -> BucketResult<()> {
+        let failed = |source| BucketError::Io {
+            what: format!("the notes {}", path.display()),
+            source,
+        };
+        if let Some(notes) = Notes::read(path).map_err(failed)? {
+            let asked = Asked {
+                what: format!("ABORT {}", notes.upload.key),
+                key: None,
+            };
+            self.abort(&asked, &notes.upload.key, &notes.upload.id)
+                .await?;
+            notes.remove().map_err(failed)?;
+        }
+        Ok(())
+    }
+
     async fn send_parts(
         self: &Arc<Self>,
-        asked: &Asked,
-        path: &str,
-        id: &str,
+        object: &Object<'_>,
         source: &Source,
-        part: u64,
-        parallel: usize,
-    ) -> BucketResult<Vec<Part>> {
-        let sends = (0..source.len.div_ceil(part)).map(|index| {
-            let from = index * part;
+        upload: &Parts,
+    ) -> BucketResult<Option<Vec<Part>>> {
+        let sends = (0..source.len.div_ceil(upload.size)).map(|index| {
+            let from = index * upload.size;
             let range = Source {
                 file: Arc::clone(&source.file),
                 from,
-                len: part.min(source.len - from),
+                len: upload.size.min(source.len - from),
                 limiter: source.limiter.clone(),
             };
-            self.send_part(asked, path, id, index as u32 + 1, range)
+            async move {
+                let sent = self
+                    .send_part(object, upload, index as u32 + 1, range)
+                    .await;
+                // Nothing more is sent to an upload that is gone: as after an error.
+                sent.map_err(Some)?.ok_or(None)
+            }
         });
-        let mut parts: Vec<Part> = stream::iter(sends)
-            .buffer_unordered(parallel)
+        let parts: Result<Vec<Part>, Option<BucketError>> = stream::iter(sends)
+            .buffer_unordered(upload.parallel)
             .try_collect()
-            .await?;
-        parts.sort_by_key(|part| part.part_number);
-        Ok(parts)
+            .await;
+        match parts {
+            Ok(mut parts) => {
+                parts.sort_by_key(|part| part.part_number);
+                Ok(Some(parts))
+            }
+            Err(None) => Ok(None),
+            Err(Some(e)) => Err(e),
+        }
     }
 
+    /// Send a part, unless it has arrived before. `None`: the store knows no such upload.
     async fn send_part(
         self: &Arc<Self>,
-        asked: &Asked,
-        path: &str,
-        id: &str,
+        object: &Object<'_>,
+        upload: &Parts,
         part_number: u32,
         range: Source,
-    ) -> BucketResult<Part> {
+    ) -> BucketResult<Option<Part>> {
+        let asked = object.asked;
+        let unreadable = |source| BucketError::Io {
+            what: format!("{}: the file could not be read", asked.what),
+            source,
+        };
+        let mut hash = None;
+        if let Some(notes) = &upload.notes {
+            let own = range.hash().await.map_err(unreadable)?;
+            if let Some(arrived) = notes.arrived.get(&part_number)
+                && arrived.blake3 == own
+            {
+                let etag = arrived.etag.clone();
+                return Ok(Some(Part { part_number, etag }));
+            }
+            hash = Some(own);
+        }
         let mut pause = PART_PAUSE;
         for turn in 1.. {
             let queries = HashMap::from([
                 ("partNumber".to_owned(), part_number.to_string()),
-                ("uploadId".to_owned(), id.to_owned()),
+                ("uploadId".to_owned(), upload.id.clone()),
             ]);
-            let url = self.permit_put(asked, path, None, Some(queries)).await?;
-            match self.stream(asked, url, HeaderMap::new(), &range).await {
-                Ok(answer) => {
+            let url = self
+                .permit_put(asked, object.path, None, Some(queries))
+                .await?;
+            let sent = self.stream(asked, url, HeaderMap::new(), &range).await;
+            match sent {
+                Ok(None) => return Ok(None),
+                Ok(Some(answer)) => {
                     let etag = answer.headers().get(ETAG).and_then(|v| v.to_str().ok());
                     let etag = etag.map(str::to_owned);
                     let etag = etag.ok_or_else(|| broken(asked, "a part has no ETag"))?;
                     self.drain(asked, answer).await;
-                    return Ok(Part { part_number, etag });
+                    if let (Some(notes), Some(blake3)) = (&upload.notes, hash) {
+                        let arrived = Arrived {
+                            number: part_number,
+                            etag: etag.clone(),
+                            blake3,
+                        };
+                        let notes = Arc::clone(notes);
+                        let noted = spawn_blocking(move || notes.add(&arrived)).await;
+                        noted
+                            .unwrap_or_else(|e| Err(io::Error::other(e)))
+                            .map_err(|source| BucketError::Io {
+                                what: format!("{}: the notes of the upload", asked.what),
+                                source,
+                            })?;
+                    }
+                    return Ok(Some(Part { part_number, etag }));
                 }
                 Err(e) => match e.try_again() {
                     TryAgain::Soon(asked_for) if turn < PART_TRIES => {
@@ -330,25 +496,29 @@ impl Client {
         Err(broken(asked, "a part was not sent"))
     }
 
-    /// Make the object out of its parts, if there is none yet.
+    /// Make the object out of its parts, if there is none yet. `false`: the store knows no such upload, or not its
+    /// parts.
     async fn complete(
         &self,
         asked: &Asked,
         path: &str,
         id: &str,
         parts: Vec<Part>,
-    ) -> BucketResult<()> {
+    ) -> BucketResult<bool> {
         let data = CompleteMultipartUploadData { parts };
         let command = Command::CompleteMultipartUpload {
             upload_id: id,
             data,
         };
         let patience = self.deadlines.completion;
-        let answer = self.ask_create_only(asked, path, command, patience).await?;
+        let answer = self.ask_of_upload(asked, path, command, patience).await?;
+        let Some(answer) = answer else {
+            return Ok(false);
+        };
         let document = self.read_up_to(asked, answer, COMPLETION_MAX).await?;
         let document = String::from_utf8_lossy(&document);
         if document.contains("<CompleteMultipartUploadResult") {
-            return Ok(());
+            return Ok(true);
         }
         // The status was sent before the work was done: the document alone tells how it ended.
         match element(&document, "Code") {
@@ -358,12 +528,15 @@ impl Client {
                 } else {
                     500
                 };
-                Err(Refusal {
+                let refusal = Refusal {
                     status,
                     code,
                     ..Refusal::default()
+                };
+                if refusal.upload_is_gone() {
+                    return Ok(false);
                 }
-                .to_error(asked))
+                Err(refusal.to_error(asked))
             }
             None => Err(broken(
                 asked,
@@ -371,6 +544,23 @@ impl Client {
             )),
         }
     }
+}
+
+/// What is made.
+struct Object<'a> {
+    /// Its key within the store's bucket.
+    path: &'a str,
+    asked: &'a Asked,
+}
+
+/// An upload in parts.
+struct Parts {
+    id: String,
+    /// Bytes of each part but the last.
+    size: u64,
+    /// How many are on their way at a time.
+    parallel: usize,
+    notes: Option<Arc<Notes>>,
 }
 
 /// Parts of at least `least` bytes, not more than S3 allows, in whole MiB.
