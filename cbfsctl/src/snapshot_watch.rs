@@ -199,9 +199,21 @@ pub(crate) fn event_in_words(event: &StatusEvent) -> String {
             let kind = format!("{kind:?}").to_lowercase();
             format!("requested ({kind}) in epoch {epoch}")
         }
-        StatusEvent::Attempt { attempt, .. } => format!("attempt {attempt}"),
+        StatusEvent::Attempt {
+            attempt,
+            kept,
+            anew_because,
+            ..
+        } => match (kept, anew_because) {
+            (Some(kept), _) => format!("attempt {attempt} goes on, {kept} objects kept"),
+            (None, Some(why)) => format!("attempt {attempt}, anew: {why}"),
+            (None, None) => format!("attempt {attempt}"),
+        },
         StatusEvent::State { state } => format!("{} {}", glyph(*state), state.name()),
-        StatusEvent::Cut { xid, .. } => format!("cut after transaction {xid}"),
+        StatusEvent::Cut { xid, held_us } => {
+            let held = held_us.map_or_else(String::new, |us| format!(", writers held for {us} µs"));
+            format!("cut after transaction {xid}{held}")
+        }
         StatusEvent::Planned {
             inodes,
             files,

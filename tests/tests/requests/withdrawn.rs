@@ -58,7 +58,10 @@ fn a_request_withdrawn_in_any_state_leaves_nothing_here_nor_in_the_bucket() {
     for (n, (state, failpoint, arrived)) in (10_u64..).zip(STATES) {
         fs::write(m.at("kept"), noise(n, 300_000)).unwrap();
         let number = die_at(&m, failpoint);
-        assert_eq!(state_lines(&m, number).last().unwrap(), state);
+        // Objects are sent while others are made: by the first arrival all may be made.
+        let found = state_lines(&m, number).last().unwrap().clone();
+        let all_made = (*state, found.as_str()) == ("writing", "written");
+        assert!(found == *state || all_made, "{found} instead of {state}");
         assert_eq!(!objects_of(&m, number).is_empty(), *arrived, "{state}");
         withdraw_on_disk(&m, number);
         m.node.start();
