@@ -72,7 +72,7 @@ pub fn validate_tag(tag: &str) -> Result<()> {
 }
 
 /// Check a snapshot name: 1 to 128 bytes of `[A-Za-z0-9._-]`, not only digits (that would be a
-/// number) and not `latest`.
+/// number), not only dots (`.cbfs/snapshots/..` is another directory) and not `latest`.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] with the rule.
@@ -83,6 +83,8 @@ pub fn validate_snapshot_name(name: &str) -> Result<()> {
         "it has more than 128 bytes"
     } else if !is_plain(name) {
         "it has other characters than letters, digits and ._-"
+    } else if name.bytes().all(|b| b == b'.') {
+        "only dots would be a directory of its own in .cbfs/snapshots"
     } else if name.bytes().all(|b| b.is_ascii_digit()) {
         "only digits would be a snapshot's number"
     } else if name == "latest" {
@@ -90,7 +92,8 @@ pub fn validate_snapshot_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    let rule = "a name is 1 to 128 letters, digits and ._-, not only digits, and not \"latest\"";
+    let rule =
+        "a name is 1 to 128 letters, digits and ._-, not only digits or dots, and not \"latest\"";
     Err(Error::new(
         ErrorKind::Usage,
         format!("{name:?} cannot be the name of a snapshot: {why}"),
@@ -522,12 +525,14 @@ mod tests {
 
     #[test]
     fn snapshot_names_follow_the_rule() {
-        for good in ["a", "1a", "v1.2_3-x", ".", &"n".repeat(128)] {
+        for good in ["a", "1a", "v1.2_3-x", "..a", &"n".repeat(128)] {
             assert!(validate_snapshot_name(good).is_ok(), "{good}");
         }
         for bad in [
             "",
             "12",
+            ".",
+            "..",
             "latest",
             "a b",
             "a/b",

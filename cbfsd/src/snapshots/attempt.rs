@@ -589,6 +589,8 @@ impl SnapshotService {
                 }
             }
         }
+        // Who sees it complete must not find it failing.
+        self.instance.set_problem("snapshots", None);
         self.enter(number, SnapshotState::Complete)?;
         reach(failpoints::SNAPSHOT_COMPLETE);
         self.instance.stop_preserving()?;
