@@ -166,7 +166,13 @@ fn families(text: &str) -> BTreeMap<String, String> {
         } else {
             let name = line.split(['{', ' ']).next().unwrap();
             let (series, value) = line.rsplit_once(' ').unwrap();
-            assert!(families.contains_key(name), "{name} has no TYPE: {line}");
+            let parts = ["_bucket", "_sum", "_count"];
+            let of_histogram = parts.iter().filter_map(|p| name.strip_suffix(p));
+            let known = families.contains_key(name)
+                || of_histogram
+                    .map(|family| families.get(family))
+                    .any(|kind| kind.is_some_and(|k| k == "histogram"));
+            assert!(known, "{name} has no TYPE: {line}");
             assert!(samples.insert(series), "{series} is there twice");
             assert!(value.parse::<f64>().is_ok(), "{line}");
         }

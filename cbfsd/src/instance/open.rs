@@ -7,7 +7,7 @@
 use super::replay::replay;
 use super::{Instance, Lookups, MountTraffic, Options, fence};
 use crate::data::BackingFiles;
-use crate::journal::{Event, History, Journal};
+use crate::journal::{Event, History, Journal, Keep};
 use crate::kvs::{Committed, Counters, Kvs};
 use crate::space::{Space, full_errno};
 use crate::tiering::tier_in::TierIn;
@@ -15,7 +15,7 @@ use cbfs_core::api::Role;
 use cbfs_core::clock::Clock;
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
-use cbfs_core::ids::{Epoch, Ino};
+use cbfs_core::ids::{Epoch, Ino, Xid};
 use cbfs_core::inode::{FileKind, InodeRow};
 use cbfs_core::layers::{Layer, Stack};
 use parking_lot::{Mutex, RwLock};
@@ -83,6 +83,8 @@ pub struct MasterParams {
     pub dir: PathBuf,
     /// Its epoch.
     pub epoch: Epoch,
+    /// Everything up to here is in a complete snapshot; 0 when there is none.
+    pub published: Xid,
     /// Block size of the file system.
     pub block_size: u64,
     /// The snapshot that its epoch starts from; `None` for a file system that begins here.
@@ -149,6 +151,7 @@ impl Instance {
             id,
             dir,
             epoch,
+            published,
             block_size,
             base,
             options,
@@ -183,7 +186,16 @@ impl Instance {
         kvs.limit_cache(options.cache_limit);
         let backing = BackingFiles::open_dir(&dir.join("data"))?;
         replay(&kvs, &journal_dir, &options)?;
-        let journal = Journal::create(&journal_dir, kvs.tables().xid)?;
+        let history = History::new(&journal_dir);
+        let xid = kvs.tables().xid;
+        let journal = match Journal::create(&journal_dir, xid) {
+            // A full disk: history goes, as it does while the instance is open.
+            Err(e) if full_errno(&e).is_some() => {
+                history.advance(published, &Keep::NOTHING, clock.now())?;
+                Journal::create(&journal_dir, xid)?
+            }
+            begun => begun?,
+        };
         let syncer = journal.syncer();
         let instance = Arc::new(Instance {
             id,
@@ -195,7 +207,7 @@ impl Instance {
             kvs,
             journal: Some(Mutex::new(journal)),
             syncer: Some(syncer),
-            history: History::new(&journal_dir),
+            history,
             gate: RwLock::new(()),
             stripes: stripes(),
             backing,

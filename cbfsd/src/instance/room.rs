@@ -120,6 +120,11 @@ impl Instance {
         self.history.advance(through, keep, self.clock.now())
     }
 
+    /// The room of history is needed: remove all of it.
+    pub fn give_history_up(&self) -> Result<()> {
+        self.history.give_up()
+    }
+
     /// Where the answer is not another anyway.
     fn writable_space(&self) -> Option<&Space> {
         let space = self.space.as_ref();

@@ -207,6 +207,7 @@ impl Manager {
             id: config.id(),
             dir: dir.to_owned(),
             epoch: config.epoch,
+            published: crate::snapshots::published(dir)?,
             block_size: config.block_size,
             base,
             options,

@@ -10,6 +10,7 @@ use super::publish::{Publication, SentinelObserver};
 use super::{LONGEST_PAUSE, RETRY_PAUSE, SnapshotService, write_last_complete};
 use crate::failpoints::{self, reach};
 use crate::kvs::{Frozen, merge_frozen};
+use crate::space::may_be_full;
 use crate::tiering::change_log;
 use crate::tiering::persister::{
     self, DEFAULT_TARBALL_TARGET, Identity, Job, Ledger, Logged, Part, Persisted,
@@ -642,7 +643,13 @@ impl SnapshotService {
             .collect();
         done.sort_by_key(|f| f.generation);
         for frozen in &done {
-            self.instance.kvs().fold(frozen)?;
+            match self.instance.kvs().fold(frozen) {
+                Err(e) if may_be_full(&e) => {
+                    self.instance.give_history_up()?;
+                    self.instance.kvs().fold(frozen)?;
+                }
+                folded => folded?,
+            }
         }
         Ok(())
     }

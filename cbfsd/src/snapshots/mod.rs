@@ -483,6 +483,11 @@ fn read_last_complete(path: &Path) -> Result<Option<Manifest>> {
     }
 }
 
+/// Up to where the instance in `dir` has published; 0 when nothing is.
+pub(crate) fn published(dir: &Path) -> Result<Xid> {
+    Ok(read_last_complete(&dir.join(LAST_COMPLETE))?.map_or(Xid(0), |m| m.xid.to))
+}
+
 fn write_last_complete(instance: &Instance, manifest: &Manifest) -> Result<()> {
     begin_after(instance.dir(), manifest)
 }
