@@ -32,7 +32,7 @@ use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::format::settings::FsSettings;
 use cbfs_core::handle::{Handle, SnapshotSelector, validate_snapshot_name};
-use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::ids::{SnapshotNumber, Xid};
 use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent};
 use notifier::Notifier;
