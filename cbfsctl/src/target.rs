@@ -97,6 +97,17 @@ pub(crate) fn locate(text: &str, option: &BucketOption, client: &DaemonClient) -
     }
 }
 
+/// The requests of this node's master; none where it has only slaves of the file system, or nothing.
+pub(crate) fn requests_here(client: &DaemonClient, located: &Located) -> Result<Vec<SnapshotInfo>> {
+    if !located.on_this_node {
+        return Ok(Vec::new());
+    }
+    match client.snapshots(&located.fs.to_string()) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        answer => answer,
+    }
+}
+
 /// The file system among this node's instances that `text` means.
 pub(crate) fn handle_on_this_node(text: &str, instances: &[InstanceInfo]) -> Result<Handle> {
     let handles: Vec<Handle> = instances.iter().map(|i| i.fs.clone()).collect();

@@ -1,7 +1,8 @@
 //! Failpoints: named places between two writes whose order matters, where a test lets the daemon die as
-//! `kill -9` would. Armed by `CBFS_FAILPOINT=NAME[:NTH]` in the daemon's environment: at the `NTH` time
-//! (1 unless given) the place is reached, its name goes to stderr and the process gets SIGKILL; no
-//! destructor runs, nothing is flushed.
+//! `kill -9` would, or stops it as `kill -STOP` would. Armed by `CBFS_FAILPOINT=NAME[:NTH][,stop]` in the daemon's
+//! environment: at the `NTH` time (1 unless given) the place is reached, its name goes to stderr and the process gets
+//! SIGKILL; no destructor runs, nothing is flushed. With `,stop` it gets SIGSTOP instead, and nothing behind the place runs
+//! before somebody sends SIGCONT; it does so once.
 //!
 //! They exist in builds with `debug_assertions` only. In a release build [`reach`] is empty and the
 //! variable means nothing, so that no environment can kill a daemon that somebody's data is in. In a
@@ -14,7 +15,7 @@
 
 use cbfs_core::error::{Error, ErrorKind, Result};
 #[cfg(debug_assertions)]
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 /// The environment variable that arms one.
 pub const VARIABLE: &str = "CBFS_FAILPOINT";
@@ -166,7 +167,11 @@ failpoints! {
     SNAPSHOT_ALL_SENT = "snapshot.all-sent";
     /// The request is `copying` and the epoch ours; there is no manifest.
     SNAPSHOT_BEFORE_MANIFEST = "snapshot.before-manifest";
-    /// The manifest exists; nothing local says so.
+    /// A number that was given up is closed; the manifest of the snapshot behind it is not there.
+    SNAPSHOT_NUMBER_CLOSED = "snapshot.number-closed";
+    /// The manifest exists; whether the epoch is still ours is not looked at again.
+    SNAPSHOT_MANIFEST_MADE = "snapshot.manifest-made";
+    /// The manifest exists, and the epoch is ours; nothing local says so.
     SNAPSHOT_PUBLISHED = "snapshot.published";
     /// `last-complete.json` is written; the request is not `complete`.
     SNAPSHOT_NOTED = "snapshot.noted";
@@ -186,6 +191,14 @@ static ARMED: AtomicUsize = AtomicUsize::new(0);
 #[cfg(debug_assertions)]
 static TO_PASS: AtomicU32 = AtomicU32::new(0);
 
+/// Whether the process stops there instead of dying.
+#[cfg(debug_assertions)]
+static STOPS: AtomicBool = AtomicBool::new(false);
+
+/// The signal's bit in the masks of `/proc/self/status`.
+#[cfg(debug_assertions)]
+const SIGSTOP_BIT: u64 = 1 << (19 - 1);
+
 /// Arm what [`VARIABLE`] says, if it says anything. To be called once, before any place can be reached.
 ///
 /// # Errors
@@ -198,35 +211,45 @@ pub fn arm_from_environment() -> Result<()> {
 }
 
 fn arm(text: &str) -> Result<()> {
-    let (point, nth) = parse(text)?;
+    let (point, nth, stops) = parse(text)?;
     #[cfg(debug_assertions)]
     {
+        STOPS.store(stops, Ordering::SeqCst);
         TO_PASS.store(nth - 1, Ordering::SeqCst);
         ARMED.store(point.index, Ordering::SeqCst);
     }
-    tracing::warn!(failpoint = point.name, nth, "this daemon will kill itself");
+    tracing::warn!(
+        failpoint = point.name,
+        nth,
+        stops,
+        "this daemon will kill or stop itself"
+    );
     Ok(())
 }
 
-/// `NAME[:NTH]`.
-fn parse(text: &str) -> Result<(Failpoint, u32)> {
+/// `NAME[:NTH][,stop]`.
+fn parse(text: &str) -> Result<(Failpoint, u32, bool)> {
     let refused = |why: &str| {
         Error::new(ErrorKind::Usage, format!("{VARIABLE}={text}: {why}"))
-            .hint("NAME[:NTH]; the names stand in cbfsd/src/failpoints.rs")
+            .hint("NAME[:NTH][,stop]; the names stand in cbfsd/src/failpoints.rs")
     };
-    let (name, nth) = match text.split_once(':') {
+    let (place, stops) = match text.strip_suffix(",stop") {
+        Some(place) => (place, true),
+        None => (text, false),
+    };
+    let (name, nth) = match place.split_once(':') {
         Some((name, nth)) => (name, nth.parse().unwrap_or(0)),
-        None => (text, 1),
+        None => (place, 1),
     };
     let point = ALL.iter().find(|p| p.name == name);
     match point {
-        Some(point) if nth > 0 => Ok((*point, nth)),
+        Some(point) if nth > 0 => Ok((*point, nth, stops)),
         Some(_) => Err(refused("the count is no number from 1 on")),
         None => Err(refused("there is no such failpoint")),
     }
 }
 
-/// The process dies here if this place is armed and its time has come.
+/// The process dies here, or stops, if this place is armed and its time has come.
 #[inline(always)]
 pub fn reach(point: Failpoint) {
     reach_after(point, || ());
@@ -251,11 +274,44 @@ fn strike(point: Failpoint, last_words: impl FnOnce()) {
     if passed.is_ok() {
         return;
     }
+    if STOPS.load(Ordering::SeqCst) {
+        // Once: who is continued must be able to pass the place again.
+        if ARMED.swap(0, Ordering::SeqCst) == point.index {
+            stop(point);
+        }
+        return;
+    }
     last_words();
     // Nobody is left to be told when stderr is closed.
     let _ = std::io::stderr().write_all(format!("failpoint {}\n", point.name).as_bytes());
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     std::process::abort();
+}
+
+/// As `kill -STOP` at this very place: returns after SIGCONT.
+#[cfg(debug_assertions)]
+fn stop(point: Failpoint) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("failpoint {}\n", point.name).as_bytes());
+    let sent =
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+    if let Err(e) = sent {
+        tracing::error!("this daemon could not stop itself: {e}");
+        return;
+    }
+    // Another thread may be the one that takes the signal, and this one would run on until it has. Once it is taken, every
+    // thread stops at its next return from the kernel: from this look at the latest.
+    while stop_is_pending() {
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(debug_assertions)]
+fn stop_is_pending() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let pending = status.lines().find_map(|l| l.strip_prefix("ShdPnd:"));
+    let mask = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & SIGSTOP_BIT != 0)
 }
 
 #[cfg(test)]
@@ -265,9 +321,11 @@ mod tests {
     #[test]
     fn names_are_unique_and_found() {
         for point in ALL {
-            assert_eq!(parse(point.name).unwrap(), (*point, 1));
+            assert_eq!(parse(point.name).unwrap(), (*point, 1, false));
             let numbered = format!("{}:7", point.name);
-            assert_eq!(parse(&numbered).unwrap(), (*point, 7));
+            assert_eq!(parse(&numbered).unwrap(), (*point, 7, false));
+            let stopped = format!("{numbered},stop");
+            assert_eq!(parse(&stopped).unwrap(), (*point, 7, true));
         }
     }
 
@@ -278,6 +336,8 @@ mod tests {
             "flush.committed:",
             "flush.committed:0",
             "flush.committed:x",
+            "flush.committed,halt",
+            "flush.committed:x,stop",
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage);

@@ -41,6 +41,11 @@ impl TestBucket {
         &self.url
     }
 
+    /// Whether it is one in a directory.
+    pub fn is_directory(&self) -> bool {
+        self.dir.is_some()
+    }
+
     /// The directory, for tests that look at objects or damage them.
     ///
     /// # Panics

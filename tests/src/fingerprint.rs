@@ -68,7 +68,25 @@ pub struct Fingerprint {
     pub entries: BTreeMap<PathBuf, Entry>,
 }
 
+/// Inode numbers above this are those of a file that was replaced under the eyes of a slave's kernel.
+const FRESH: u64 = 0xffff << 48;
+
 impl Fingerprint {
+    /// The same, but a file that a slave gave a number of its own, because its former version was still in use when the slave
+    /// moved on, has the number that it has in `wanted`.
+    #[must_use]
+    pub fn without_fresh_numbers(mut self, wanted: &Fingerprint) -> Fingerprint {
+        for (path, entry) in &mut self.entries {
+            let wanted = wanted.entries.get(path).and_then(|entry| entry.identity);
+            if let (Some(identity), Some(wanted)) = (&mut entry.identity, wanted)
+                && identity.0 >= FRESH
+            {
+                identity.0 = wanted.0;
+            }
+        }
+        self
+    }
+
     /// Read the tree under `root`.
     ///
     /// # Panics

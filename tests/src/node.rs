@@ -191,7 +191,7 @@ impl Node {
         self.try_start_with(&[])
     }
 
-    /// The same with a failpoint armed: `NAME[:NTH]`.
+    /// The same with a failpoint armed: `NAME[:NTH][,stop]`.
     pub fn try_start_armed(&self, failpoint: &str) -> Result<(), Ended> {
         self.try_start_with(&[("CBFS_FAILPOINT", failpoint)])
     }
@@ -299,6 +299,33 @@ impl Node {
         kill_process(pid.expect("a process id"), Signal::TERM).expect("SIGTERM");
     }
 
+    /// Send the daemon SIGCONT, which goes on where it was stopped.
+    pub fn go_on(&self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), Signal::CONT).expect("SIGCONT");
+    }
+
+    /// Send the daemon SIGSTOP, and wait until none of its threads runs any more.
+    pub fn pause(&self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), Signal::STOP).expect("SIGSTOP");
+        self.must_be_stopped("SIGSTOP");
+    }
+
+    /// Wait until no thread of the daemon runs any more, because a failpoint (or anybody) stopped it; panics when none does.
+    pub fn must_be_stopped(&self, why: &str) {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let started = Instant::now();
+        while !fs::read_dir(&tasks)
+            .expect("the daemon's threads")
+            .all(|task| task.is_ok_and(|task| is_stopped(&task.path())))
+        {
+            assert!(self.is_running(), "the daemon has ended: {why}");
+            assert!(started.elapsed() < PATIENCE, "the daemon runs on: {why}");
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     /// End the daemon in order (SIGTERM).
     pub fn stop(&self) {
         let child = self.daemon.lock().expect("no panic before").take();
@@ -319,6 +346,16 @@ impl Node {
         };
         assert!(status.success(), "the daemon ended with {status}");
     }
+}
+
+/// Whether a thread is stopped (state `T`, proc(5)); one that ended meanwhile does not run either.
+fn is_stopped(task: &Path) -> bool {
+    let Ok(stat) = fs::read_to_string(task.join("stat")) else {
+        return true;
+    };
+    // The name, in parentheses, may hold anything.
+    let rest = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    rest.is_some_and(|rest| rest.starts_with('T'))
 }
 
 impl Drop for Node {

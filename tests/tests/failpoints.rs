@@ -32,6 +32,8 @@ enum How {
     Stop(fn(&Path) -> Vec<Step>),
     /// A snapshot does it.
     Snapshot,
+    /// A snapshot does it, behind a number that was given up.
+    SnapshotAfterGap,
     /// This operation does it, while a snapshot waits for its bucket.
     Pending(fn(&Path) -> Vec<Step>),
     /// The snapshot goes on after it was interrupted at this other failpoint.
@@ -188,6 +190,19 @@ impl World {
         drop(self.m.node.ctl(["snapshot", "create", &self.m.fs]));
     }
 
+    /// A request is cancelled while another, before it, waits for its bucket.
+    fn give_a_number_up(&self) {
+        let bucket = self.m.stage.path("bucket");
+        let away = self.m.stage.path("bucket-away");
+        fs::rename(&bucket, &away).unwrap();
+        let first = self.m.snapshot_until("collected");
+        let second = self.m.node.ctl(["snapshot", "create", &self.m.fs]).ok();
+        let second = format!("{}@{}", self.m.fs, second.trim_end());
+        self.m.node.ctl(["snapshot", "cancel", &second]).ok();
+        fs::rename(&away, &bucket).unwrap();
+        self.m.wait_for(first);
+    }
+
     /// The daemon must have died at the failpoint; then everything must be right.
     fn after_death(&mut self, failpoint: &str, cut: Option<(u64, &Fingerprint)>) {
         let m = &self.m;
@@ -274,6 +289,12 @@ impl World {
                 }
             }
             How::Snapshot => {
+                if self.begin(failpoint).1 {
+                    self.ask();
+                }
+            }
+            How::SnapshotAfterGap => {
+                self.give_a_number_up();
                 if self.begin(failpoint).1 {
                     self.ask();
                 }
@@ -377,6 +398,8 @@ const SNAPSHOTS: &[Round] = &[
         "snapshot.published",
         How::SnapshotAfter("snapshot.before-manifest"),
     ),
+    ("snapshot.number-closed", How::SnapshotAfterGap),
+    ("snapshot.manifest-made", How::Snapshot),
     ("snapshot.published", How::Snapshot),
     ("snapshot.noted", How::Snapshot),
     ("snapshot.complete", How::Snapshot),

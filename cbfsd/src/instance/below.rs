@@ -92,10 +92,11 @@ impl Instance {
             else {
                 return Err(refused);
             };
-            match tier_in
-                .block(ino, blk, length, true)
-                .map_err(|e| self.eio(&e))?
-            {
+            let fetched = tier_in.block(ino, blk, length, true);
+            if tier_in.damage_has_changed() {
+                self.tell_health();
+            }
+            match fetched.map_err(|e| self.eio(&e))? {
                 BlockAnswer::Ready(bytes) => drop(held.have.insert((ino, blk), bytes)),
                 BlockAnswer::WouldWait => return Err(Errno::EIO.into()),
             }

@@ -261,6 +261,17 @@ impl Instance {
         }
     }
 
+    /// Contents that another instance of the file system has in memory are this one's too, where they are the same.
+    ///
+    /// # Errors
+    /// Those of the layers.
+    pub fn adopt_contents(&self, former: &Instance) -> Result<()> {
+        match (&self.tier_in, &former.tier_in) {
+            (Some(ours), Some(theirs)) => ours.adopt(theirs),
+            _ => Ok(()),
+        }
+    }
+
     /// What went through its mount.
     pub fn traffic(&self) -> &MountTraffic {
         &self.traffic
@@ -270,6 +281,11 @@ impl Instance {
     pub fn health(&self) -> (Health, Vec<String>) {
         let mut problems: Vec<String> = self.problems.lock().values().cloned().collect();
         problems.sort();
+        if let Some(damage) = self.tier_in.as_ref().and_then(|t| t.damage()) {
+            problems.push(format!(
+                "{damage}: reads of what it holds answer EIO; `cbfsctl snapshot verify --deep` names the files"
+            ));
+        }
         if let Some(why) = self.poisoned() {
             problems.insert(0, format!("{why}; restart cbfsd, and check the disk"));
             return (Health::Poisoned, problems);

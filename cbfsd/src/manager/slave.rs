@@ -121,6 +121,9 @@ impl Manager {
             super::options_of(&config),
             Some(Inherited::from(&present)),
         )?;
+        if let Err(e) = next.adopt_contents(&present) {
+            tracing::warn!(instance = open.id, causes = ?e.causes(), "contents in memory are fetched again: {e}");
+        }
         let Some(_guard) = may_commit() else {
             return Ok(());
         };

@@ -66,6 +66,9 @@ impl Manager {
         let options = options_of(&config);
         let mut master = self.open_master(config, &dir, options, Some(inherited))?;
         let next = master.instance();
+        if let Err(e) = next.adopt_contents(&before) {
+            tracing::warn!(causes = ?e.causes(), "contents in memory are fetched again: {e}");
+        }
         let after_layers = base::layers_of(&dir.join("base"), &manifest, block_size)?;
         let notifier = slave.session.lock().as_ref().map(|s| s.notifier());
         // From here on the mount is read-write.

@@ -304,6 +304,7 @@ impl SnapshotService {
             manifest
         };
         self.instance.set_problem("bucket", None);
+        reach(failpoints::SNAPSHOT_MANIFEST_MADE);
         self.check_epoch(number)?;
         Ok(manifest)
     }
@@ -323,6 +324,7 @@ impl SnapshotService {
                 // this snapshot too.
                 self.own(other)?;
             }
+            reach(failpoints::SNAPSHOT_NUMBER_CLOSED);
         }
         Ok(())
     }

@@ -2,18 +2,19 @@
 //! it, the TOC where that lies, proxy cache or bucket have it; it is verified against its BLAKE3,
 //! decompressed and kept in a bounded cache, from which the block is built.
 //!
-//! Nothing is written here but the proxy cache; a crash costs only work. No error is remembered:
-//! when bucket or object are back, the next read succeeds.
+//! Nothing is written here but the proxy cache; a crash costs only work. No error stands in the way of the next
+//! read: when bucket or object are back, it succeeds. Which objects were found damaged or missing is remembered only to be
+//! told ([`TierIn::damage`]), until they are read well.
 
 use super::proxy::{ProxyCache, SingleFlight};
 use cbfs_core::bucket::Bucket;
 use cbfs_core::cloud_snapshot::{is_frame, read_section, section_length};
-use cbfs_core::error::{Context, Error, Result};
+use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::ObjectRef;
 use cbfs_core::frames::decompress_section;
 use cbfs_core::handle::Handle;
 use cbfs_core::ids::{Ino, SnapshotNumber};
-use cbfs_core::layers::{Layer, Stack, assemble};
+use cbfs_core::layers::{Layer, SourceRow, Stack, assemble};
 use cbfs_core::toc::{SectionPlace, Toc};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -33,6 +34,8 @@ const BLOCKS_AHEAD: u64 = 4;
 const JOBS: usize = 16;
 /// Files whose last read block is remembered.
 const READERS: usize = 1024;
+/// Sections whose damage is remembered; more are only told to who reads them.
+const DAMAGE_TOLD: usize = 1024;
 
 /// A section of a snapshot.
 type SectionId = (SnapshotNumber, u64);
@@ -92,6 +95,8 @@ impl TierIn {
             toc_flights: SingleFlight::default(),
             kept: Mutex::new(Kept::new(memory_limit)),
             flights: SingleFlight::default(),
+            damaged: Mutex::default(),
+            damage_changed: AtomicBool::new(false),
         });
         let stopping = Arc::new(AtomicBool::new(false));
         let (jobs, queue) = sync_channel(JOBS);
@@ -152,6 +157,59 @@ impl TierIn {
             None => self.sections.fetch(id)?,
         };
         assemble(content, &raw, block_len).map(BlockAnswer::Ready)
+    }
+
+    /// What was damaged or missing when it was last read: the first such object by name, and how many sections more.
+    pub fn damage(&self) -> Option<String> {
+        let damaged = self.sections.damaged.lock();
+        let first = damaged.values().next()?;
+        Some(match damaged.len() - 1 {
+            0 => first.clone(),
+            more => format!("{first} (and {more} more of its kind)"),
+        })
+    }
+
+    /// Whether [`TierIn::damage`] may answer something else than before the last call of this.
+    pub fn damage_has_changed(&self) -> bool {
+        self.sections.damage_changed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Take over what `former` has in memory, as far as this one's layers refer to the same sections: to the same TOC of
+    /// the snapshot they are of. No request; nothing is copied.
+    ///
+    /// # Errors
+    /// Those of the layers.
+    pub fn adopt(&self, former: &TierIn) -> Result<()> {
+        if Arc::ptr_eq(&self.sections, &former.sections) {
+            return Ok(());
+        }
+        let sections = former.sections.kept.lock().all();
+        let tocs = former.sections.tocs.lock().clone();
+        let mut same = HashMap::new();
+        for (id, raw) in sections {
+            let snapshot = id.0;
+            let known = same.get(&snapshot).copied();
+            let is_same = match known {
+                Some(is_same) => is_same,
+                None => {
+                    // A number alone does not do: a diverged snapshot has the number of another one.
+                    let toc = |source: SourceRow| (source.toc_key, source.toc_blake3);
+                    let ours = self.sections.stack.source(snapshot)?.map(toc);
+                    let theirs = former.sections.stack.source(snapshot)?.map(toc);
+                    let is_same = ours.is_some() && ours == theirs;
+                    if let (true, Some(toc)) = (is_same, tocs.get(&snapshot)) {
+                        let toc = Arc::clone(toc);
+                        self.sections.tocs.lock().entry(snapshot).or_insert(toc);
+                    }
+                    same.insert(snapshot, is_same);
+                    is_same
+                }
+            };
+            if is_same {
+                self.sections.kept.lock().put(id, raw);
+            }
+        }
+        Ok(())
     }
 
     /// Start reading ahead when `blk` follows the block read before.
@@ -228,6 +286,9 @@ struct Sections {
     toc_flights: SingleFlight<SnapshotNumber, Arc<Toc>>,
     kept: Mutex<Kept>,
     flights: SingleFlight<SectionId, Arc<Vec<u8>>>,
+    /// Why a section could not be read, when it was tried last, for those of which the object is to blame.
+    damaged: Mutex<BTreeMap<SectionId, String>>,
+    damage_changed: AtomicBool,
 }
 
 impl Sections {
@@ -238,17 +299,39 @@ impl Sections {
             if let Some(raw) = self.kept.lock().get(id) {
                 return Ok(raw);
             }
-            let (snapshot, section) = id;
-            let toc = self.toc(snapshot)?;
-            let place = toc.section(section)?.ok_or_else(|| {
-                Error::damage(format!(
-                    "the TOC of snapshot {snapshot} has no section {section}"
-                ))
-            })?;
-            let raw = Arc::new(self.read(&place)?);
+            let read = self.find_and_read(id);
+            self.note_damage(id, read.as_ref().err());
+            let raw = Arc::new(read?);
             self.kept.lock().put(id, Arc::clone(&raw));
             Ok(raw)
         })
+    }
+
+    fn find_and_read(&self, (snapshot, section): SectionId) -> Result<Vec<u8>> {
+        let toc = self.toc(snapshot)?;
+        let place = toc.section(section)?.ok_or_else(|| {
+            Error::damage(format!(
+                "the TOC of snapshot {snapshot} has no section {section}"
+            ))
+        })?;
+        self.read(&place)
+    }
+
+    /// Remember, or forget, that the object a section lies in is damaged or missing.
+    fn note_damage(&self, id: SectionId, error: Option<&Error>) {
+        let mut damaged = self.damaged.lock();
+        let changed = match error {
+            None => damaged.remove(&id).is_some(),
+            Some(e) if e.kind() == ErrorKind::Damage && damaged.len() < DAMAGE_TOLD => {
+                let text = e.to_string();
+                damaged.insert(id, text.clone()) != Some(text)
+            }
+            // A bucket that is away says nothing about its objects.
+            Some(_) => false,
+        };
+        if changed {
+            self.damage_changed.store(true, Ordering::Relaxed);
+        }
     }
 
     fn toc(&self, snapshot: SnapshotNumber) -> Result<Arc<Toc>> {
@@ -341,6 +424,14 @@ impl Kept {
         self.sections.contains_key(&id)
     }
 
+    /// All of them, least recently used first.
+    fn all(&self) -> Vec<(SectionId, Arc<Vec<u8>>)> {
+        let by_use = self.by_use.values();
+        by_use
+            .filter_map(|id| Some((*id, Arc::clone(&self.sections.get(id)?.1))))
+            .collect()
+    }
+
     fn get(&mut self, id: SectionId) -> Option<Arc<Vec<u8>>> {
         let (used, raw) = self.sections.get_mut(&id)?;
         self.clock += 1;
@@ -377,7 +468,7 @@ mod tests {
     use cbfs_core::error::ErrorKind;
     use cbfs_core::ids::Xid;
     use cbfs_core::inode::InodeRow;
-    use cbfs_core::layers::{ExtentRow, LayerDb, SourceRow, rows};
+    use cbfs_core::layers::{ExtentRow, LayerDb, rows};
     use cbfs_core::toc::TocWriter;
 
     const BLOCK: usize = 4096;
@@ -511,6 +602,31 @@ mod tests {
     }
 
     #[test]
+    fn what_another_has_in_memory_is_taken_over_where_the_sections_are_the_same() {
+        let world = world();
+        let former = world.tier_in(1 << 20);
+        for blk in [3, 5] {
+            assert_eq!(former.block(INO, blk, BLOCK, true).unwrap(), ready(blk));
+        }
+        assert_eq!(world.bucket.reads(), 3, "TOC and sections");
+        let next = world.tier_in(1 << 20);
+        next.adopt(&former).unwrap();
+        assert_eq!(next.block(INO, 5, BLOCK, false).unwrap(), ready(5));
+        assert_eq!(next.block(INO, 6, BLOCK, true).unwrap(), ready(6));
+        assert_eq!(world.bucket.reads(), 4, "the TOC was taken over too");
+        // The same number, but another snapshot.
+        let other = self::world();
+        let layer = LayerDb::create(&other._dir.path().join("other")).unwrap();
+        layer.finish().unwrap();
+        let layer = LayerDb::open_immutable(&other._dir.path().join("other")).unwrap();
+        let bucket: Arc<dyn Bucket> = other.bucket.clone();
+        let stack = Arc::new(Stack::new(vec![Arc::new(layer)], BLOCK as u64));
+        let empty = TierIn::new(bucket, fs_handle(), other.proxy.clone(), stack, 1 << 20).unwrap();
+        empty.adopt(&former).unwrap();
+        assert!(empty.sections.kept.lock().all().is_empty());
+    }
+
+    #[test]
     fn memory_stays_below_its_limit() {
         let world = world();
         let tier_in = world.tier_in(2 * BLOCK);
@@ -541,9 +657,13 @@ mod tests {
             let error = tier_in.block(INO, 0, BLOCK, true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Damage, "{error}");
             assert!(error.to_string().contains(TARBALL), "{error}");
+            assert_eq!(tier_in.damage(), Some(error.to_string()));
+            assert!(tier_in.damage_has_changed() && !tier_in.damage_has_changed());
         }
         world.bucket.tamper(TARBALL, Some(&world.tarball));
         assert_eq!(tier_in.block(INO, 0, BLOCK, true).unwrap(), ready(0));
+        assert_eq!(tier_in.damage(), None);
+        assert!(tier_in.damage_has_changed());
     }
 
     #[test]
@@ -553,6 +673,7 @@ mod tests {
         world.bucket.down.store(true, Ordering::SeqCst);
         let error = tier_in.block(INO, 0, BLOCK, true).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BucketUnreachable, "{error}");
+        assert_eq!(tier_in.damage(), None, "its objects may be well");
         world.bucket.down.store(false, Ordering::SeqCst);
         assert_eq!(tier_in.block(INO, 0, BLOCK, true).unwrap(), ready(0));
     }

@@ -1,8 +1,8 @@
 //! `kill -9` at each step of a promotion.
 
 use super::{
-    another_node, epoch, fingerprint, master_with_a_snapshot, mount_slave, promote, snapshot,
-    wait_until, wait_until_fenced,
+    another_node, epoch, fingerprint, is_master, master_with_a_snapshot, mount_slave, promote,
+    snapshot, wait_until, wait_until_fenced,
 };
 use cbfs_tests::{Fingerprint, Master, Node, assert_same, needs_fuse};
 use std::fs;
@@ -17,12 +17,6 @@ const SEALED: [&str; 6] = [
     "promote.configured",
     "promote.forgotten",
 ];
-
-fn is_master(master: &Master, node: &Node) -> bool {
-    let instances = node.json(["instance", "list"]);
-    let mut all = instances.as_array().unwrap().iter();
-    all.any(|i| i["id"] == master.fs.as_str() && i["role"] == "master")
-}
 
 /// The new master works, and what it publishes is exact.
 fn check(master: &Master, node: &Node, mnt: &Path, wanted: &Fingerprint, name: &str) {

@@ -5,8 +5,11 @@
 
 mod contents;
 mod fencing;
+mod followed;
 #[cfg(debug_assertions)] // a release daemon has no failpoints
 mod interrupted;
+#[cfg(debug_assertions)]
+mod stopped;
 mod takeover;
 
 use cbfs_tests::contents::noise;
@@ -101,6 +104,32 @@ fn mount_slave(master: &Master, node: &Node, dir: &str) -> PathBuf {
     ];
     node.ctl(args).ok();
     mnt
+}
+
+/// Mount a slave that follows on a node.
+fn mount_follower(master: &Master, node: &Node, dir: &str, interval: &str) -> PathBuf {
+    let mnt = master.stage.dir(dir);
+    let at = mnt.to_str().unwrap();
+    let follow = ["--slave", "--follow", "--poll-interval", interval];
+    let args = ["mount", &master.fs, at, "--bucket", master.bucket.url()];
+    node.ctl(args.into_iter().chain(follow)).ok();
+    mnt
+}
+
+/// Whether this node has the master of the file system.
+#[cfg(debug_assertions)]
+fn is_master(master: &Master, node: &Node) -> bool {
+    let instances = node.json(["instance", "list"]);
+    let mut all = instances.as_array().unwrap().iter();
+    all.any(|i| i["id"] == master.fs.as_str() && i["role"] == "master")
+}
+
+/// Nothing of a snapshot of the lineage is damaged.
+fn verify(master: &Master, node: &Node, number: u64) {
+    let snapshot = format!("{}@{number}", master.fs);
+    let bucket = ["--bucket", master.bucket.url()];
+    let args = ["snapshot", "verify", &snapshot, "--deep"];
+    node.ctl(args.into_iter().chain(bucket)).ok();
 }
 
 /// Take a snapshot to its end; answers its number.

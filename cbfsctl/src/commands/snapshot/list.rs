@@ -60,11 +60,7 @@ fn known(located: &Located, all: bool) -> Result<Known> {
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let located = target::locate(&args.fs, &args.bucket, &client)?;
-    let requests = if located.on_this_node {
-        client.snapshots(&located.fs.to_string())?
-    } else {
-        Vec::new()
-    };
+    let requests = target::requests_here(&client, &located)?;
     let (known, unread) = match known(&located, args.all) {
         Ok(known) => (known, None),
         Err(e) if located.on_this_node => (Known::default(), Some(e)),

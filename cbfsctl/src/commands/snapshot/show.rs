@@ -39,11 +39,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let wanted = target.snapshot.unwrap_or(SnapshotSelector::Latest);
     let client = context.client()?;
     let located = target::locate(target.fs.as_str(), &args.bucket, &client)?;
-    let requests = if located.on_this_node {
-        client.snapshots(&located.fs.to_string())?
-    } else {
-        Vec::new()
-    };
+    let requests = target::requests_here(&client, &located)?;
     let mut record = match find(&located, &wanted, requests) {
         // Its request may be there, and its log damaged.
         Err(e) if e.kind() == ErrorKind::NotFound => match wanted {
