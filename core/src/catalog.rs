@@ -26,7 +26,7 @@ pub use marks::{
 };
 pub use nodes::{node_sign, node_signs, write_node_sign};
 pub use promotion::{confirm_epoch, settle_base};
-pub use publication::{close_number, create_manifest, is_superseded};
+pub use publication::{close_number, closes_a_number, create_manifest, is_superseded};
 pub use settings::{change_settings, newer_settings, settings, settings_version};
 pub use snapshots::{
     HistoricSnapshot, ListedManifest, all_manifests, find_snapshot, find_snapshot_id, history,

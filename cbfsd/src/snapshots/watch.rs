@@ -103,6 +103,10 @@ impl SnapshotService {
             .filter(|id| id.epoch == epoch && id.number.0 > known);
         for id in later {
             let manifest = catalog::load_manifest(&*self.bucket, &self.fs, id.number, epoch)?;
+            // Left by a death between it and the manifest behind it. A copy that went on from it has published that one.
+            if catalog::closes_a_number(&manifest) {
+                continue;
+            }
             let own = self.state.lock().requests.attempts(id.number)?;
             if !own.contains(&manifest.attempt) {
                 let text = format!(

@@ -69,6 +69,12 @@ pub fn close_number(
     Ok(None)
 }
 
+/// Whether this manifest only closes a number ([`close_number`]). It says nothing about who wrote it: any copy of a
+/// state directory writes the same.
+pub fn closes_a_number(manifest: &Manifest) -> bool {
+    manifest.attempt == CLOSED
+}
+
 /// Of the parent alone, so that who tries again writes the same bytes.
 fn closed(parent: &Manifest, number: SnapshotNumber, epoch: Epoch) -> Result<Manifest> {
     let created = Timestamp::parse_rfc3339(&parent.created_at).ok_or_else(|| {
