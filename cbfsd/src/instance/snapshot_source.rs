@@ -104,7 +104,12 @@ impl Instance {
 
     /// The snapshot needs nothing preserved any more.
     pub fn stop_preserving(&self) -> Result<()> {
-        let preserved = self.preserved.write().take();
+        let preserved = {
+            // Operations that keep a block do so inside the gate: none may be half-way when the place for it goes, as
+            // the write it precedes would fail.
+            let _gate = self.gate.write();
+            self.preserved.write().take()
+        };
         preserved.map_or(Ok(()), |p| p.discard())
     }
 

@@ -621,7 +621,7 @@ mod tests {
         let layer = LayerDb::open_immutable(&other._dir.path().join("other")).unwrap();
         let bucket: Arc<dyn Bucket> = other.bucket.clone();
         let stack = Arc::new(Stack::new(vec![Arc::new(layer)], BLOCK as u64));
-        let empty = TierIn::new(bucket, fs_handle(), other.proxy.clone(), stack, 1 << 20).unwrap();
+        let empty = TierIn::new(bucket, fs_handle(), other.proxy, stack, 1 << 20).unwrap();
         empty.adopt(&former).unwrap();
         assert!(empty.sections.kept.lock().all().is_empty());
     }
