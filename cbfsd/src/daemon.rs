@@ -118,10 +118,12 @@ fn run(args: &Args) -> Result<()> {
         let mut terminate =
             signal(SignalKind::terminate()).context(|| "no signal handler".into())?;
         let mut hang_up = signal(SignalKind::hangup()).context(|| "no signal handler".into())?;
+        let reloading = Arc::clone(&manager);
         tokio::spawn(async move {
             while hang_up.recv().await.is_some() {
+                let manager = Arc::clone(&reloading);
                 // Told in the log either way.
-                let _ = tokio::task::spawn_blocking(reload::reload).await;
+                let _ = tokio::task::spawn_blocking(move || reload::reload(&manager)).await;
             }
         });
         let mut interrupt =

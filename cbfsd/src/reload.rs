@@ -4,12 +4,13 @@
 //! understood changes nothing.
 
 use crate::daemon_log;
+use crate::manager::Manager;
 use cbfs_core::api::ReloadInfo;
 use cbfs_core::configuration::{self, Configuration};
 use cbfs_core::error::Result;
 
-/// Read it; what happened is told in the log and in the answer.
-pub(crate) fn reload() -> Result<ReloadInfo> {
+/// Read it; what happened is told in the log and in the answer. What waits for a bucket that refused it does not wait on.
+pub(crate) fn reload(manager: &Manager) -> Result<ReloadInfo> {
     let accept = |next: &Configuration| daemon_log::refilter(&next.log);
     let reloaded = configuration::reload(accept).map(|changes| ReloadInfo {
         file: configuration::current().file.clone(),
@@ -18,6 +19,7 @@ pub(crate) fn reload() -> Result<ReloadInfo> {
     });
     match &reloaded {
         Ok(info) => {
+            manager.settings_changed();
             let file = info.file.as_ref().map(|f| f.display().to_string());
             tracing::info!(
                 file = file.as_deref().unwrap_or("none"),

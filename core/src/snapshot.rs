@@ -8,7 +8,7 @@
 mod log;
 mod status;
 
-pub use log::StatusLog;
+pub use log::{StatusLog, up_to_written};
 pub use status::SnapshotStatus;
 
 use crate::ids::{Epoch, SnapshotNumber, Xid};

@@ -303,6 +303,7 @@ pub fn manifest(
         toc: None,
         meta_tarball: None,
         log: None,
+        status_log: None,
         status: None,
         totals: Totals::default(),
         writer: String::new(),

@@ -10,8 +10,11 @@ mod careless;
 mod cluster;
 mod contract;
 mod faults;
+mod requests;
+mod scene;
 mod secrets;
 mod server;
+mod uploads;
 
 use cbfs_core::bucket::{Bucket, BucketError, FileBucket, Key, S3Bucket};
 use cbfs_core::bucket::{MachinePace, Patience, Retrying};

@@ -3,7 +3,8 @@
 use cbfs_core::bucket::{Bucket, BucketUrl, S3Bucket};
 use cbfs_tests::fault_proxy::FaultProxy;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -173,6 +174,32 @@ impl Server {
         let process = self.process.as_ref().expect("it runs");
         let pid = rustix::process::Pid::from_child(process);
         rustix::process::kill_process(pid, signal).expect("its process");
+    }
+
+    /// The ids of uploads in parts that were begun and neither completed nor aborted. SeaweedFS does not list them by
+    /// S3: its filer has a directory of each.
+    pub(crate) fn uploads_under_way(&self) -> Vec<String> {
+        let filer = format!("127.0.0.1:{}", self.ports[2]);
+        let mut filer = TcpStream::connect(filer).expect("its filer");
+        let request = format!(
+            "GET /buckets/{BUCKET}/.uploads/?limit=100 HTTP/1.0\r\nAccept: application/json\r\n\r\n"
+        );
+        filer.write_all(request.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        filer.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        // There is no such directory before the first upload.
+        if head
+            .lines()
+            .next()
+            .is_some_and(|line| line.contains(" 404 "))
+        {
+            return Vec::new();
+        }
+        let listing: serde_json::Value = serde_json::from_str(body).expect("a listing");
+        let entries = listing["Entries"].as_array().cloned().unwrap_or_default();
+        let names = entries.iter().map(|entry| entry["FullPath"].to_string());
+        names.collect()
     }
 
     /// Where its S3 endpoint listens.

@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub enum Fault {
     /// Pass it on after a while.
     Delay(Duration),
+    /// Neither pass it on nor answer it until the rule is lifted; then end the connection.
+    Hold,
     /// Answer it with this status and S3 error code; the store hears nothing of it.
     Refuse {
         /// HTTP status.
@@ -171,6 +173,7 @@ impl FaultProxy {
     /// Lift a rule.
     pub fn lift(&self, rule: RuleId) {
         self.shared.state().rules[rule.0].2 = true;
+        self.shared.met.notify_all();
     }
 
     /// How often a rule was met.
@@ -199,7 +202,12 @@ impl FaultProxy {
 
 impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
+        {
+            // With the lock: who has just looked waits already.
+            let _state = self.shared.state();
+            self.shared.stopping.store(true, Ordering::SeqCst);
+        }
+        self.shared.met.notify_all();
         // Wakes the thread that accepts.
         let _ = TcpStream::connect(self.address);
         if let Some(accepting) = self.accepting.take() {
@@ -265,20 +273,29 @@ impl Shared {
         Ok(())
     }
 
-    /// Which fault this request meets.
-    fn judge(&self, method: &str, target: &str) -> Option<Fault> {
+    /// Which fault this request meets, and by which rule.
+    fn judge(&self, method: &str, target: &str) -> Option<(RuleId, Fault)> {
         let mut state = self.state();
         state.seen.push(Seen {
             method: method.to_owned(),
             target: target.to_owned(),
         });
-        let (rule, met, _) = state.rules.iter_mut().find(|(rule, met, lifted)| {
+        let index = state.rules.iter().position(|(rule, met, lifted)| {
             !lifted && rule.meets(method, target) && rule.times.is_none_or(|times| *met < times)
         })?;
-        *met += 1;
-        let fault = rule.fault.clone();
+        state.rules[index].1 += 1;
+        let fault = state.rules[index].0.fault.clone();
         self.met.notify_all();
-        Some(fault)
+        Some((RuleId(index), fault))
+    }
+
+    /// Wait until a rule is lifted, or all ends.
+    fn wait_until_lifted(&self, rule: RuleId) {
+        let mut state = self.state();
+        while !state.rules[rule.0].2 && !self.stopping.load(Ordering::SeqCst) {
+            let waited = self.met.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// One request and its answer; `false`: the connection is at its end.
@@ -290,7 +307,12 @@ impl Shared {
     ) -> io::Result<bool> {
         let mut words = head.line.split_whitespace();
         let method = words.next().unwrap_or_default().to_owned();
-        let fault = self.judge(&method, words.next().unwrap_or_default());
+        let judged = self.judge(&method, words.next().unwrap_or_default());
+        if let Some((rule, Fault::Hold)) = judged {
+            self.wait_until_lifted(rule);
+            return Ok(false);
+        }
+        let fault = judged.map(|(_, fault)| fault);
         if head.waits_for_leave {
             client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }

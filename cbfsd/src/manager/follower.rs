@@ -2,16 +2,17 @@
 //!
 //! A look in the steady state is one request: is there a manifest with the next number, of the epoch that was the last
 //! when it was last asked for? Numbers have no gaps (a number that was given up gets a manifest when the next one is
-//! published), so nothing is missed but a new epoch. Every [`FULL_LOOK`]th look therefore, and each that finds something or
-//! is asked for by a person, finds out what the latest snapshot of the lineage is. That one is moved to, whatever lies
-//! in between; also when its number is lower, because the present one turned out to be diverged.
+//! published), so nothing is missed but a new epoch: every [`EPOCH_LOOK`]th look asks for its claim instead. A look that
+//! finds something, and one that is asked for by a person, comes after an error or during a promotion, finds out what the
+//! latest snapshot of the lineage is. That one is moved to, whatever lies in between; also when its number is lower,
+//! because the present one turned out to be diverged.
 //!
 //! After an error (a bucket that is away, a damaged manifest or layer) the slave shows what it showed, says so in its
 //! status, and looks again: at first after an interval, then less and less often.
 
 use super::{Manager, Open};
 use cbfs_core::api::FollowInfo;
-use cbfs_core::bucket::Bucket;
+use cbfs_core::bucket::{Bucket, has_small};
 use cbfs_core::catalog;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::keys;
@@ -22,8 +23,8 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Every so manieth look asks for everything.
-const FULL_LOOK: u32 = 6;
+/// Every so manieth look asks for the next epoch, the others for the next snapshot.
+const EPOCH_LOOK: u32 = 6;
 /// The longest pause after errors, unless the interval is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long the end of the thread is waited for: a request to a bucket that is away may take longer, and has no effect then.
@@ -57,9 +58,39 @@ struct State {
     unreachable_since: Option<String>,
     latest: Option<(SnapshotNumber, String)>,
     epoch: Epoch,
-    /// Looks since the last that asked for everything.
+    /// Looks since the last that asked for the epoch.
     short_looks: u32,
+    /// What the last look at everything found was a promotion under way.
+    unsettled: bool,
     failures: u32,
+}
+
+/// What a look asks for.
+#[derive(Clone, Copy)]
+enum Look {
+    /// Epochs, snapshots, the latest of them.
+    Everything,
+    /// Whether there is a next snapshot, by one request.
+    Snapshot,
+    /// Whether there is a next epoch, by one request.
+    Epoch,
+}
+
+impl State {
+    /// What to ask for now.
+    fn next_look(&mut self) -> Look {
+        let something_is_up = self.asked > self.answered || self.failures > 0 || self.unsettled;
+        self.short_looks += 1;
+        if something_is_up || self.epoch == Epoch(0) {
+            self.short_looks = 0;
+            Look::Everything
+        } else if self.short_looks >= EPOCH_LOOK {
+            self.short_looks = 0;
+            Look::Epoch
+        } else {
+            Look::Snapshot
+        }
+    }
 }
 
 impl Follower {
@@ -153,7 +184,7 @@ impl Follower {
     fn run(self: &Arc<Self>, manager: &Weak<Manager>, open: &Weak<Open>) {
         let mut due = Instant::now() + self.interval;
         loop {
-            let (everything, asked) = {
+            let (look, asked) = {
                 let mut state = self.state.lock();
                 while !state.stop && state.asked == state.answered && Instant::now() < due {
                     self.wake.wait_until(&mut state, due);
@@ -161,18 +192,12 @@ impl Follower {
                 if state.stop {
                     return;
                 }
-                let asked = state.asked;
-                let everything = asked > state.answered
-                    || state.failures > 0
-                    || state.epoch == Epoch(0)
-                    || state.short_looks + 1 >= FULL_LOOK;
-                state.short_looks = if everything { 0 } else { state.short_looks + 1 };
-                (everything, asked)
+                (state.next_look(), state.asked)
             };
             let (Some(manager), Some(open)) = (manager.upgrade(), open.upgrade()) else {
                 return;
             };
-            let looked = self.look(&manager, &open, everything);
+            let looked = self.look(&manager, &open, look);
             let failures = self.note(&manager, &open, &looked, asked);
             due = Instant::now() + self.pause(failures);
         }
@@ -231,26 +256,34 @@ impl Follower {
         failures
     }
 
-    fn look(self: &Arc<Self>, manager: &Manager, open: &Arc<Open>, everything: bool) -> Result<()> {
+    fn look(self: &Arc<Self>, manager: &Manager, open: &Arc<Open>, look: Look) -> Result<()> {
         let (fs, number) = {
             let config = open.config.lock();
             (config.fs.clone(), config.snapshot.unwrap_or_default())
         };
         let bucket: &dyn Bucket = &*open.bucket;
-        if !everything {
-            let epoch = self.state.lock().epoch;
-            let next = keys::manifest(SnapshotNumber(number.0.saturating_add(1)), epoch);
-            if bucket.head(&keys::absolute(&fs, &next)?)?.is_none() {
-                return Ok(());
-            }
-        }
-        let latest = catalog::latest_settled(bucket, &fs)?;
         let known = self.state.lock().epoch;
+        let next = match look {
+            Look::Everything => None,
+            Look::Snapshot => Some(keys::manifest(
+                SnapshotNumber(number.0.saturating_add(1)),
+                known,
+            )),
+            Look::Epoch => Some(keys::epoch_claim(Epoch(known.0.saturating_add(1)))),
+        };
+        if let Some(next) = next
+            && !has_small(bucket, &keys::absolute(&fs, &next)?)?
+        {
+            return Ok(());
+        }
+        // Epochs first: one that is claimed after this is found by a later look, whatever the lineage says now.
         let epoch = last_epoch(bucket, &fs, known)?;
+        let latest = catalog::latest_settled(bucket, &fs)?;
         {
             let mut state = self.state.lock();
             state.epoch = epoch;
             // None while a promotion is under way: what counts is not settled, so the slave stays.
+            state.unsettled = latest.is_none();
             if let Some(manifest) = &latest {
                 state.latest = Some((manifest.number, manifest.created_at.clone()));
             }

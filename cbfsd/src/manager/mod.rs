@@ -318,6 +318,15 @@ impl Manager {
         all.filter(|s| !ended.contains(&s.state)).collect()
     }
 
+    /// The settings were read anew: no master waits on for a bucket that refused it before.
+    pub fn settings_changed(&self) {
+        let services: Vec<_> = {
+            let open = self.open.lock();
+            open.values().filter_map(|o| o.snapshots()).collect()
+        };
+        services.iter().for_each(|s| s.settings_changed());
+    }
+
     /// How many instances and mounts there are, for people.
     pub fn in_words(&self) -> String {
         let instances = self.instances();

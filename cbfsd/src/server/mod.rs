@@ -317,10 +317,13 @@ async fn snapshot_log(
     Ok(([("content-type", "application/x-ndjson")], Body::from(log)).into_response())
 }
 
-async fn reload(ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<ReloadInfo> {
+async fn reload(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Answer<ReloadInfo> {
     let work = move || {
         peer.may_change()?;
-        crate::reload::reload()
+        crate::reload::reload(&shared.manager)
     };
     Ok(Json(blocking(work).await?))
 }

@@ -24,7 +24,7 @@ use cbfs_core::format::{Features, ObjectRef, keys};
 use cbfs_core::frames::StoredObject;
 use cbfs_core::ids::{SnapshotNumber, Xid};
 use cbfs_core::inode::Timestamp;
-use cbfs_core::snapshot::{FailureType, SnapshotState, SnapshotStatus, StatusEvent};
+use cbfs_core::snapshot::{FailureType, SnapshotState, SnapshotStatus, StatusEvent, up_to_written};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,7 +110,7 @@ impl SnapshotService {
             if withdrawn {
                 self.rest(pause_now); // even its withdrawal has to wait for the bucket
             } else {
-                self.pause(pause_now);
+                self.pause(pause_now, || self.instance.is_fenced() && !fenced);
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -282,6 +282,7 @@ impl SnapshotService {
         }
         self.let_go()?;
         self.enter(number, SnapshotState::Cancelled)?;
+        self.forget_uploads();
         Ok(Outcome::Cancelled)
     }
 
@@ -378,6 +379,7 @@ impl SnapshotService {
             toc: None,
             meta_tarball: None,
             log: None,
+            status_log: None,
             status: None,
             totals: Totals::default(),
             writer: cbfs_core::format::manifest::writer(),
@@ -406,6 +408,7 @@ impl SnapshotService {
             }
         } else {
             self.enter(status.number, SnapshotState::Written)?;
+            manifest.status_log = self.short_log(status.number)?;
         }
         manifest.totals.inodes = committed.inodes;
         manifest.totals.logical_bytes = committed.bytes;
@@ -499,18 +502,21 @@ impl SnapshotService {
         publication.persisted();
         self.enter(number, SnapshotState::Written)?;
         reach(failpoints::SNAPSHOT_WRITTEN);
-        let copy = match ledger.object(Part::Status) {
-            Some(made) => made,
-            None => self.copy_status_log(manifest, ledger, publication)?,
-        };
+        manifest.status = ledger.object(Part::Status);
+        if manifest.status.is_none() {
+            manifest.status_log = self.short_log(number)?;
+        }
+        if manifest.status.is_none() && manifest.status_log.is_none() {
+            manifest.status = Some(self.copy_status_log(manifest, ledger, publication)?);
+        }
         publication.finish()?;
 
         manifest.totals = persisted.totals;
-        manifest.totals.stored_bytes += log.size + copy.size;
+        let copy = manifest.status.as_ref().map_or(0, |copy| copy.size);
+        manifest.totals.stored_bytes += log.size + copy;
         manifest.toc = persisted.toc.clone();
         manifest.meta_tarball = Some(persisted.meta_tarball.clone());
         manifest.log = Some(log);
-        manifest.status = Some(copy);
         let layer = LayerRef {
             object: persisted.layer.clone(),
             from: number,
@@ -518,6 +524,17 @@ impl SnapshotService {
         };
         manifest.layers.insert(0, layer);
         Ok(())
+    }
+
+    /// The status log up to `written`, where it is short enough to stand in the manifest.
+    fn short_log(&self, number: SnapshotNumber) -> Result<Option<String>> {
+        let log = self.log(number)?;
+        let log = up_to_written(&log);
+        if log.len() > Manifest::LONGEST_STATUS_LOG {
+            return Ok(None);
+        }
+        let text = std::str::from_utf8(log).context(|| "a status log is no text".into())?;
+        Ok(Some(text.to_owned()))
     }
 
     /// The status log as it stands becomes an object.
@@ -530,11 +547,10 @@ impl SnapshotService {
         let key = format!("{}{}", job_prefix(manifest), keys::STATUS);
         let path = self.proxy_dir().join(&key);
         let describe = || format!("{} could not be written", path.display());
-        let bytes = self.log(manifest.number)?;
-        fs::write(&path, &bytes).context(describe)?;
-        let copy = StoredObject::of(bytes.as_slice())
-            .context(describe)?
-            .at(key);
+        let log = self.log(manifest.number)?;
+        let bytes = up_to_written(&log);
+        fs::write(&path, bytes).context(describe)?;
+        let copy = StoredObject::of(bytes).context(describe)?.at(key);
         ledger.note(Part::Status, &copy)?;
         persister::Observer::object_made(publication, &copy, &path)?;
         Ok(copy)

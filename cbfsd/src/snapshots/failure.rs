@@ -84,6 +84,7 @@ impl SnapshotService {
             tracing::error!(fs = %self.fs, causes = ?e.causes(), "nobody is told of a failure: {e}");
         }
         self.remove_what_was_sent(number);
+        self.forget_uploads();
         Ok(())
     }
 

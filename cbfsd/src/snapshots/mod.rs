@@ -113,6 +113,8 @@ struct State {
     failing: Option<(SnapshotNumber, String, Instant)>,
     /// Snapshots known to be marked deleted: their names are free.
     deleted: BTreeSet<SnapshotNumber>,
+    /// How often settings were read anew.
+    settings_changed: u64,
     stop: bool,
 }
 
@@ -171,6 +173,7 @@ impl SnapshotService {
                 next_periodic: None,
                 failing: None,
                 deleted: BTreeSet::new(),
+                settings_changed: 0,
                 stop: false,
             }),
             wake: Condvar::new(),
@@ -419,7 +422,7 @@ impl SnapshotService {
                 tracing::error!(fs = %self.fs, snapshot = %next, causes = ?e.causes(), "{e}");
                 self.instance
                     .set_problem("snapshots", Some(format!("snapshot {next}: {e}")));
-                self.pause(RETRY_PAUSE);
+                self.pause(RETRY_PAUSE, || false);
             }
             let ended = self.status(next).map(|s| s.state);
             let complete = matches!(ended, Ok(SnapshotState::Complete));
@@ -427,20 +430,41 @@ impl SnapshotService {
         }
     }
 
-    /// Wait, unless the service stops or the request at hand is withdrawn.
-    fn pause(&self, pause: Duration) {
-        let mut state = self.state.lock();
-        if !state.stop && !state.withdrawn() {
-            self.wake.wait_for(&mut state, pause);
-        }
+    /// Wait, unless the service stops, the request at hand is withdrawn, or it is `in_vain` for another reason, whose
+    /// coming [`SnapshotService::wake_after`] tells.
+    fn pause(&self, pause: Duration, in_vain: impl Fn() -> bool) {
+        self.wait_unless(pause, |state| state.stop || state.withdrawn() || in_vain());
     }
 
     /// Wait, unless the service stops.
     fn rest(&self, pause: Duration) {
+        self.wait_unless(pause, |state| state.stop);
+    }
+
+    /// Wait until it is so, for so long at most; what failed because of the settings does not wait on when they have
+    /// changed. Whatever else wakes this thread (a further request, say) does not shorten the pause: the bucket is not
+    /// to be asked more often the more is wanted of it.
+    fn wait_unless(&self, pause: Duration, is_so: impl Fn(&State) -> bool) {
+        let until = Instant::now() + pause;
         let mut state = self.state.lock();
-        if !state.stop {
-            self.wake.wait_for(&mut state, pause);
+        let settings = state.settings_changed;
+        while !is_so(&state) && state.settings_changed == settings {
+            if self.wake.wait_until(&mut state, until).timed_out() {
+                return;
+            }
         }
+    }
+
+    /// Change what a pause looks at, and end the pause.
+    fn wake_after(&self, change: impl FnOnce(&mut State)) {
+        // With the lock: who has just looked waits already.
+        change(&mut self.state.lock());
+        self.wake.notify_all();
+    }
+
+    /// Other settings are in force, credentials perhaps: what waits for the bucket tries at once.
+    pub fn settings_changed(&self) {
+        self.wake_after(|state| state.settings_changed += 1);
     }
 
     fn resume_preserving(&self) -> Result<()> {

@@ -5,7 +5,7 @@ use super::SnapshotService;
 use crate::failpoints::{self, reach};
 use crate::tiering::persister::Observer;
 use crate::tiering::uploader::{UploadObserver, Uploader, with_retries};
-use cbfs_core::bucket::{BucketError, Cancellation, create_or_same};
+use cbfs_core::bucket::{BucketError, Cancellation, create_or_same, has_small};
 use cbfs_core::catalog;
 use cbfs_core::error::{Error, ErrorKind, Result};
 use cbfs_core::format::manifest::Manifest;
@@ -140,8 +140,8 @@ impl Publication {
             return error;
         };
         let ended_first = uploader.has_ended();
-        self.aborted.store(true, Ordering::SeqCst);
-        self.service.wake.notify_all();
+        self.service
+            .wake_after(|_| self.aborted.store(true, Ordering::SeqCst));
         match uploader.finish() {
             Err(cause) if ended_first => cause,
             _ => error,
@@ -235,12 +235,14 @@ impl UploadObserver for SentinelObserver {
             wait_ms,
         };
         self.0.note(event);
-        let service = &self.0.service;
+        let (publication, service) = (&self.0, &self.0.service);
         let text = format!("the bucket does not take objects: {reason}; trying again");
         service.instance.set_problem("bucket", Some(text));
         // What lies over the limit is not waited for: the attempt fails, and the policy judges that.
         match service.patience(self.0.number) {
-            Some(longest) => service.pause(pause.min(longest)),
+            Some(longest) => service.pause(pause.min(longest), || {
+                publication.aborted.load(Ordering::SeqCst) || service.instance.is_fenced()
+            }),
             None => return false,
         }
         !self.cancelled()
@@ -334,13 +336,8 @@ impl SnapshotService {
         let next = Epoch(self.instance.epoch().0 + 1);
         let key = keys::absolute(&self.fs, &keys::epoch_claim(next))?;
         let observer = self.observer(number);
-        // Not HEAD: of an S3 store the refusal of a HEAD does not tell whether the object or the bucket is absent.
         let claimed = with_retries(&format!("GET {key}"), &observer, || {
-            match self.bucket.get(&key) {
-                Ok(_) => Ok(true),
-                Err(BucketError::NotFound { .. }) => Ok(false),
-                Err(e) => Err(e),
-            }
+            has_small(&*self.bucket, &key)
         })?;
         if !claimed {
             return Ok(());

@@ -137,6 +137,6 @@ impl SnapshotService {
                 tracing::error!(fs = %self.fs, snapshot = %number, causes = ?e.causes(), "{e}");
             }
         }
-        self.wake.notify_all();
+        self.wake_after(|_| ());
     }
 }

@@ -163,6 +163,7 @@ impl SnapshotService {
         self.enter(number, SnapshotState::Cancelled)?;
         self.instance.set_problem("bucket", None); // nothing waits for it
         self.remove_what_was_sent(number);
+        self.forget_uploads();
         Ok(Outcome::Cancelled)
     }
 

@@ -138,6 +138,7 @@ mod tests {
             toc: None,
             meta_tarball: None,
             log: None,
+            status_log: None,
             status: None,
             totals: Totals::default(),
             writer: "test".into(),

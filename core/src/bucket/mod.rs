@@ -130,6 +130,16 @@ pub fn open_with(
     }
 }
 
+/// Whether a small object is there, by one GET. [`Bucket::head`] takes two requests to an S3 store for one that is absent: the
+/// refusal of a HEAD does not tell whether the object or the bucket is.
+pub fn has_small(bucket: &dyn Bucket, key: &Key) -> BucketResult<bool> {
+    match bucket.get(key) {
+        Ok(_) => Ok(true),
+        Err(BucketError::NotFound { .. }) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Create the object, or find that it is there with exactly these bytes: what a retry of a
 /// create-only PUT needs (a lost response may have been a success). Other bytes under that key
 /// are [`BucketError::AlreadyExists`].

@@ -9,7 +9,7 @@
 //! a hold wins there.
 
 use super::{get_document, promised, snapshots};
-use crate::bucket::{Body, Bucket, BucketError, create_or_same};
+use crate::bucket::{Body, Bucket, BucketError, create_or_same, has_small};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::epoch::BaseSnapshot;
 use crate::format::mark::SnapshotMark;
@@ -49,11 +49,11 @@ pub fn deleted_snapshots(bucket: &dyn Bucket, fs: &Handle) -> Result<BTreeSet<Ba
     Ok(found.collect())
 }
 
-/// Whether a snapshot is marked deleted. One HEAD.
+/// Whether a snapshot is marked deleted. One GET.
 pub fn is_deleted(bucket: &dyn Bucket, fs: &Handle, snapshot: BaseSnapshot) -> Result<bool> {
     let relative = keys::deleted_snapshot(snapshot.number, snapshot.epoch);
     let key = keys::absolute(fs, &relative)?;
-    Ok(bucket.head(&key)?.is_some())
+    Ok(has_small(bucket, &key)?)
 }
 
 /// The holds that stand, by snapshot. One listing, and a GET for each hold that stands.

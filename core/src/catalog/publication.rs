@@ -11,7 +11,7 @@
 //! Each may be repeated after an error or a lost answer.
 
 use super::{delete_mark, load_manifest};
-use crate::bucket::{Bucket, BucketError, create_or_same};
+use crate::bucket::{Bucket, BucketError, create_or_same, has_small};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Totals, XidRange};
 use crate::format::mark::SnapshotMark;
@@ -24,10 +24,10 @@ use crate::snapshot::SnapshotKind;
 /// The attempt of a number that was closed: no attempt that makes objects has this id.
 const CLOSED: &str = "closed";
 
-/// Whether a later epoch is claimed. One HEAD: a claim that cannot be read supersedes as well.
+/// Whether a later epoch is claimed. One GET: a claim that cannot be read supersedes as well.
 pub fn is_superseded(bucket: &dyn Bucket, fs: &Handle, epoch: Epoch) -> Result<bool> {
     let key = keys::absolute(fs, &keys::epoch_claim(Epoch(epoch.0.saturating_add(1))))?;
-    Ok(bucket.head(&key)?.is_some())
+    Ok(has_small(bucket, &key)?)
 }
 
 /// Create the manifest: the snapshot exists from here on. `None`: this one stands. Otherwise another stands
@@ -101,6 +101,7 @@ fn closed(parent: &Manifest, number: SnapshotNumber, epoch: Epoch) -> Result<Man
         toc: None,
         meta_tarball: None,
         log: None,
+        status_log: None,
         status: None,
         totals: Totals {
             inodes: parent.totals.inodes,

@@ -123,6 +123,7 @@ impl World {
             toc: None,
             meta_tarball: None,
             log: None,
+            status_log: None,
             status: None,
             totals: Totals::default(),
             writer: writer(),

@@ -94,7 +94,11 @@ pub struct Manifest {
     /// The change log; `None` when nothing changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<ObjectRef>,
-    /// The status log of the request, up to `written`; `None` when nothing changed.
+    /// The status log of the request, up to `written`, where it is short: its lines as they are. An object of its own
+    /// would cost a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_log: Option<String>,
+    /// The same as an object, where it is longer than [`Manifest::LONGEST_STATUS_LOG`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<ObjectRef>,
     /// Sums.
@@ -114,4 +118,8 @@ impl Manifest {
 
     /// The current format number, for writers.
     pub const FORMAT: u32 = FORMAT;
+
+    /// Up to so many bytes the status log stands in the manifest. A snapshot without trouble writes some 2 KiB; what is
+    /// longer would weigh on everybody who reads many manifests.
+    pub const LONGEST_STATUS_LOG: usize = 8 << 10;
 }

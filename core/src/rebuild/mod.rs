@@ -88,6 +88,7 @@ impl Rebuilt {
             toc: self.toc.as_ref().map(|toc| toc.object.clone()),
             meta_tarball: Some(self.meta_tarball.clone()),
             log: original.and_then(|m| m.log.clone()),
+            status_log: original.and_then(|m| m.status_log.clone()),
             status: original.and_then(|m| m.status.clone()),
             totals: original.map(|m| m.totals).unwrap_or_default(),
             writer: writer(),

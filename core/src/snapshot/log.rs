@@ -189,6 +189,24 @@ impl StatusLog {
     }
 }
 
+/// What of a status log goes to the bucket with its snapshot: up to the last line that says `written`. Later lines may
+/// be added meanwhile. All of it where none says so.
+pub fn up_to_written(log: &[u8]) -> &[u8] {
+    let mut end = None;
+    let mut read = 0;
+    for line in log.split_inclusive(|b| *b == b'\n') {
+        read += line.len();
+        let line = serde_json::from_slice::<StatusLine>(line);
+        let written = StatusEvent::State {
+            state: SnapshotState::Written,
+        };
+        if line.is_ok_and(|line| line.event == written) {
+            end = Some(read);
+        }
+    }
+    &log[..end.unwrap_or(log.len())]
+}
+
 /// Whether the line must be durable before the work goes on.
 fn is_built_upon(event: &StatusEvent) -> bool {
     match event {

@@ -353,13 +353,17 @@ impl Verifier<'_> {
     }
 
     fn status(&mut self, manifest: &Manifest) -> Result<()> {
-        let Some(object) = &manifest.status else {
-            return Ok(());
-        };
         let holds = format!(
             "how snapshot {} was made, and no file's contents",
             manifest.number
         );
+        if let Some(log) = &manifest.status_log {
+            let key = keys::manifest(manifest.number, manifest.epoch);
+            self.judge_status(manifest, log.as_bytes(), &key, holds.clone())?;
+        }
+        let Some(object) = &manifest.status else {
+            return Ok(());
+        };
         if !self.is_there(object, &holds, || Lost::Nothing)? {
             return Ok(());
         }
@@ -367,7 +371,18 @@ impl Verifier<'_> {
         if !self.download(object, &holds, &mut bytes)? {
             return Ok(());
         }
-        let text = match SnapshotStatus::parse(&bytes) {
+        self.judge_status(manifest, &bytes, &object.key, holds)
+    }
+
+    /// Whether a status log is one, and of this snapshot; `key`: where it stands.
+    fn judge_status(
+        &mut self,
+        manifest: &Manifest,
+        log: &[u8],
+        key: &str,
+        holds: String,
+    ) -> Result<()> {
+        let text = match SnapshotStatus::parse(log) {
             Ok(status) if (status.number, status.epoch) == (manifest.number, manifest.epoch) => {
                 return Ok(());
             }
@@ -375,7 +390,7 @@ impl Verifier<'_> {
             Err(e) => self.judge(e)?.1,
         };
         let found = (Problem::Inconsistent, text);
-        self.find(&object.key, found, holds, Lost::Nothing);
+        self.find(key, found, holds, Lost::Nothing);
         Ok(())
     }
 

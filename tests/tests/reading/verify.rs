@@ -108,14 +108,13 @@ fn a_flipped_byte_in_any_object_is_found_and_named_with_the_files_it_holds() {
         "dir/old-large",
         "dir/old-small",
     ];
-    let cases: [(String, Vec<&str>); 8] = [
+    let cases: [(String, Vec<&str>); 7] = [
         (key_of(&m, 2, "toc"), vec!["dir/old-large", "new"]),
         (key_of(&m, 1, "toc"), first[1..].to_vec()),
         (layer(2), changed.to_vec()),
         (layer(1), [&[""], &first[..]].concat()),
         (key_of(&m, 2, "meta_tarball"), changed.to_vec()),
         (key_of(&m, 2, "log"), vec![]),
-        (key_of(&m, 2, "status"), vec![]),
         ("m/0000000002-e1.json".to_owned(), vec![]),
     ];
     for (key, holds) in &cases {
@@ -153,7 +152,7 @@ fn a_flipped_byte_in_any_object_is_found_and_named_with_the_files_it_holds() {
 fn an_object_cut_short_or_missing_is_found_without_reading_contents() {
     needs_fuse!();
     let m = two_snapshots();
-    let keys: Vec<String> = ["toc", "meta_tarball", "log", "status"]
+    let keys: Vec<String> = ["toc", "meta_tarball", "log"]
         .iter()
         .map(|what| key_of(&m, 2, what))
         .chain([data_tarball(&m, 1), data_tarball(&m, 2)])
@@ -188,6 +187,49 @@ fn an_object_cut_short_or_missing_is_found_without_reading_contents() {
     fs::rename(&aside, &path).unwrap();
     let ran = Outsider::of(&m).ctl(&["snapshot", "verify", "home@7"]);
     assert_eq!(ran.code, Some(10), "{ran:?}");
+}
+
+#[test]
+fn a_long_status_log_is_an_object_that_verify_checks_and_a_short_one_stands_in_the_manifest() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    m.node.stop();
+    // Small tarballs: many lines.
+    m.node.set("CBFS_PROXY_LIMIT", "8M");
+    m.node.start();
+    fs::write(m.at("small"), "small").unwrap();
+    m.snapshot();
+    let short = manifest(&m, 1);
+    assert!(short["status"].is_null(), "{short:#}");
+    let log = short["status_log"].as_str().unwrap();
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(last["state"], "written", "{log}");
+
+    fs::create_dir(m.at("large")).unwrap();
+    for number in 0..60 {
+        fs::write(m.at(format!("large/{number}")), noise(number, 1 << 20)).unwrap();
+    }
+    m.snapshot();
+    let long = manifest(&m, 2);
+    assert!(long["status_log"].is_null(), "{long:#}");
+    let key = key_of(&m, 2, "status");
+    let path = object(&m, &key);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.len() > 8 << 10, "{text}");
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["state"], "written", "{text}");
+    for number in ["home@1", "home@2"] {
+        let (report, code) = Outsider::of(&m).json(&["snapshot", "verify", number]);
+        assert_eq!(code, Some(0), "{report:#}");
+        let shown = Outsider::of(&m).ctl(&["snapshot", "show", number, "--all"]);
+        assert!(shown.ok().contains("▶ written"));
+    }
+    with_damage(&path, flip(100), || only_finding(&m, &["home@2"], &key));
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    let finding = only_finding(&m, &["home@2"], &key);
+    assert_eq!(finding["problem"], "missing");
+    fs::rename(&aside, &path).unwrap();
 }
 
 #[test]

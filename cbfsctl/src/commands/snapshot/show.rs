@@ -85,16 +85,19 @@ fn status_log(
     if record.request.is_some() {
         return client.snapshot_log(&located.fs.to_string(), record.number);
     }
-    let object = record.manifest.as_ref().and_then(|m| m.status.as_ref());
-    let Some(object) = object else {
+    let manifest = record.manifest.as_ref();
+    let bytes = if let Some(log) = manifest.and_then(|m| m.status_log.as_ref()) {
+        log.as_bytes().to_vec()
+    } else if let Some(object) = manifest.and_then(|m| m.status.as_ref()) {
+        catalog::read_object(&*located.open_bucket()?, &located.fs, object)?
+    } else {
         let text = format!(
-            "the status log of {}@{} is not in the bucket: nothing had changed",
+            "the status log of {}@{} is not in the bucket",
             located.fs, record.number
         );
         return Err(Error::new(ErrorKind::NotFound, text)
             .hint("the node that made the snapshot has it; ask there"));
     };
-    let bytes = catalog::read_object(&*located.open_bucket()?, &located.fs, object)?;
     let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
     // What a newer version noted is left out.
     Ok(lines
