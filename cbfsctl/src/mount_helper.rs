@@ -148,6 +148,17 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
+/// The file system or snapshot that is meant. mount(8) takes the source for a path where a file of that name lies in its
+/// working directory (for systemd that is `/`, so `home` becomes `/home`): the name is its last part. And the kernel's
+/// list of mounts shows a source as `cbfs:HANDLE`.
+fn source(text: &str) -> &str {
+    let name = match text.strip_prefix('/') {
+        Some(path) => path.rsplit('/').next().unwrap_or(path),
+        None => text,
+    };
+    name.strip_prefix("cbfs:").unwrap_or(name)
+}
+
 fn mount(args: &Args) -> Outcome {
     let words = command_line(args)?;
     let cli = Cli::try_parse_from(&words).map_err(|e| {
@@ -179,7 +190,7 @@ fn standing(args: &Args, context: &Context) -> Result<Option<InstanceInfo>> {
         Err(_) => return Ok(None),
     };
     let dir = target::directory(&args.dir)?;
-    let wanted: FsAndSnapshot = args.source.parse()?;
+    let wanted: FsAndSnapshot = source(&args.source).parse()?;
     let here = instances
         .into_iter()
         .find(|i| i.mount_point.as_deref() == Some(&dir));
@@ -245,7 +256,7 @@ fn command_line(args: &Args) -> Result<Vec<OsString>> {
     }
     // Neither may be taken for an option.
     words.push("--".into());
-    words.push(args.source.clone().into());
+    words.push(source(&args.source).into());
     words.push(args.dir.clone().into());
     Ok(words)
 }
@@ -278,6 +289,13 @@ mod tests {
             words("home /mnt -n -o defaults,socket=/s").unwrap(),
             "cbfsctl mount --socket /s -- home /mnt"
         );
+        // As mount(8) makes it of `home`, where /srv/home exists; and as the kernel shows it.
+        for source in ["/srv/home", "/home", "cbfs:home"] {
+            assert_eq!(
+                words(&format!("{source} /mnt")).unwrap(),
+                "cbfsctl mount -- home /mnt"
+            );
+        }
     }
 
     #[test]

@@ -29,10 +29,11 @@ impl Table {
 
     /// Add a row, one cell a column. A missing value is `-`, so that every row has as many words
     /// as every other.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        debug_assert_eq!(N, self.columns.len());
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cell = |c: String| if c.is_empty() { "-".to_owned() } else { c };
-        self.rows.push(cells.into_iter().map(cell).collect());
+        let row: Vec<String> = cells.into_iter().map(cell).collect();
+        debug_assert_eq!(row.len(), self.columns.len());
+        self.rows.push(row);
     }
 
     /// Whether it has no rows.

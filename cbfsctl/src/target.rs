@@ -43,6 +43,24 @@ impl Located {
 /// Find the file system that `text` means: in the bucket that was given, else among this node's
 /// instances (the daemon knows their buckets). No daemon is needed when a bucket is given.
 pub(crate) fn locate(text: &str, option: &BucketOption, client: &DaemonClient) -> Result<Located> {
+    locate_by(text, option, client, catalog::find_fs)
+}
+
+/// The same for a file system that is deleted: where several are meant, the deleted one is.
+pub(crate) fn locate_deleted(
+    text: &str,
+    option: &BucketOption,
+    client: &DaemonClient,
+) -> Result<Located> {
+    locate_by(text, option, client, catalog::find_deleted_fs)
+}
+
+fn locate_by(
+    text: &str,
+    option: &BucketOption,
+    client: &DaemonClient,
+    find: impl Fn(&dyn Bucket, &str) -> Result<Handle>,
+) -> Result<Located> {
     let instances = match client.instances() {
         Err(e)
             if !matches!(
@@ -56,7 +74,7 @@ pub(crate) fn locate(text: &str, option: &BucketOption, client: &DaemonClient) -
     };
     let in_bucket = match option.url()? {
         None => None,
-        Some(url) => match catalog::find_fs(bucket::open(&url, true)?.as_ref(), text) {
+        Some(url) => match find(bucket::open(&url, true)?.as_ref(), text) {
             Ok(fs) => {
                 let on_this_node = instances.iter().flatten().any(|i| i.fs == fs);
                 return Ok(Located {

@@ -103,6 +103,9 @@ pub struct InstanceInfo {
     /// When the next periodic snapshot is due, RFC 3339; `None` without a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_periodic: Option<String>,
+    /// Requests whose status log is damaged: how they stand is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged_logs: Vec<DamagedLog>,
     /// Transactions since the cut of the last complete snapshot.
     pub unpublished: u64,
     /// Inodes, as statfs tells them.
@@ -127,6 +130,15 @@ pub struct InstanceInfo {
     /// What went through the mount, and to and from the bucket.
     #[serde(default)]
     pub traffic: Traffic,
+}
+
+/// A request that cannot be told about, as its status log cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedLog {
+    /// The request.
+    pub number: SnapshotNumber,
+    /// Which file it is, and what is wrong with it.
+    pub problem: String,
 }
 
 /// Counts of an instance since its daemon started: a rate is the difference of two answers.

@@ -6,6 +6,7 @@
 //! name must not count). Names are derivable, so most of this lists nothing; the cost of each call
 //! stands with it.
 
+mod deletion;
 mod lineage;
 mod marks;
 mod nodes;
@@ -19,6 +20,10 @@ pub use store_check::refuse_careless_store;
 #[cfg(test)]
 mod tests;
 
+pub use deletion::{
+    Deletion, NextDeletion, delete_fs, deletion, end_deletion, find_deleted_fs, fs_may_be_deleted,
+    fs_may_be_undeleted, refuse_deleted, undelete_fs,
+};
 pub use lineage::{Lineage, lineage};
 pub use marks::{
     Hold, delete_snapshot, deleted_snapshots, hold_snapshot, holds, is_deleted, may_be_deleted,
@@ -77,7 +82,9 @@ pub fn list_fs(bucket: &dyn Bucket) -> Result<Vec<Handle>> {
 }
 
 /// The file system that `text` (full handle, TAG or UUID prefix) means. A full handle costs one
-/// HEAD, anything else one listing of the top level.
+/// HEAD, anything else one listing of the top level. Where several match, those that are deleted do not count
+/// (a GET for each of them), so that a tag may be used again; one that matches alone is found, deleted or not:
+/// who must not go on with it asks [`refuse_deleted`].
 ///
 /// # Errors
 /// As [`FsSelector::select`], and those of the bucket.
@@ -88,8 +95,7 @@ pub fn find_fs(bucket: &dyn Bucket, text: &str) -> Result<Handle> {
     {
         return Ok(fs);
     }
-    let all = list_fs(bucket)?;
-    selector.select(&all).cloned()
+    deletion::select(bucket, &selector, false)
 }
 
 /// The config of a file system. One GET.

@@ -276,6 +276,7 @@ fn what_commands_print_is_what_the_document_says() {
     for line in [
         &format!("fs create other {b}"),
         &format!("fs list {b}"),
+        &format!("fs delete other {b} --dry-run"),
         "snapshot create home --name one --wait",
         "status",
         "snapshot watch home@1",
@@ -284,6 +285,18 @@ fn what_commands_print_is_what_the_document_says() {
         "snapshot hold home@1 --reason audit",
         "snapshot show home@1",
         "snapshot release home@1",
+    ] {
+        assert_eq!(run(line), Some(0), "{line}");
+    }
+    let all = m.node.json(["fs", "list", "--bucket", &url]);
+    let mut all = all.as_array().unwrap().iter().map(|f| &f["fs"]);
+    let other = all.find(|fs| fs.as_str().unwrap().starts_with("other-"));
+    let other = other.unwrap().as_str().unwrap();
+    for line in [
+        &format!("fs delete {other} {b} --confirm {other} --reason audit"),
+        &format!("fs list {b} --all"),
+        &format!("fs show {other} {b}"),
+        &format!("fs undelete {other} {b}"),
     ] {
         assert_eq!(run(line), Some(0), "{line}");
     }

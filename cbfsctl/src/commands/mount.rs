@@ -2,14 +2,17 @@
 
 use super::Context;
 use crate::bucket_option::BucketOption;
+use crate::client::DaemonClient;
 use crate::daemon_process::{self, DaemonPlace};
 use crate::interrupt::Interrupt;
 use crate::output::{Outcome, printable};
 use crate::quantities;
 use crate::target;
 use cbfs_core::api::{MountRequest, Role};
-use cbfs_core::handle::{FsAndSnapshot, SnapshotSelector};
-use cbfs_core::{Error, ErrorKind, schedule};
+use cbfs_core::bucket::Bucket;
+use cbfs_core::catalog;
+use cbfs_core::handle::{FsAndSnapshot, Handle, SnapshotSelector};
+use cbfs_core::{Error, ErrorKind, Result, schedule};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +58,9 @@ pub(crate) struct Args {
     /// is never more than one master; without that snapshots overwrite each other.
     #[arg(long)]
     i_prevent_split_brain: bool,
+    /// Say what would be mounted, and do nothing: no daemon is started, nobody becomes master.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     bucket: BucketOption,
 }
@@ -62,6 +68,9 @@ pub(crate) struct Args {
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let request = request(args)?;
+    if args.dry_run {
+        return would(args, &request, context);
+    }
     let place = DaemonPlace::of_this_node(&context.socket)?;
     let client = context.client()?;
     // Not installed: Ctrl-C ends this command at once, whatever the daemon does goes on.
@@ -97,6 +106,56 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         printable(&dir.to_string_lossy())
     ));
     Ok(())
+}
+
+/// What the daemon looks at before it mounts, as far as it can be seen from here. Only reads the bucket.
+fn would(args: &Args, request: &MountRequest, context: &mut Context) -> Outcome {
+    let client = context.client()?;
+    let located = target::locate(&request.fs, &args.bucket, &client)?;
+    let (bucket, fs) = (located.open_bucket()?, &located.fs);
+    catalog::refuse_deleted(&*bucket, fs)?;
+    let dir = printable(&request.mount_point.to_string_lossy());
+    let how = match &request.snapshot {
+        Some(snapshot) => {
+            let manifest = catalog::find_snapshot(&*bucket, fs, &snapshot.parse()?)?;
+            let following = match request.follow {
+                Some(_) => " and those that follow",
+                None => "",
+            };
+            format!("read-only, snapshot {}{following}", manifest.number)
+        }
+        None => master_to_be(&*bucket, fs, &client)?,
+    };
+    context
+        .output
+        .message(format_args!("would mount {fs} on {dir} ({how})"));
+    Ok(())
+}
+
+/// How this node would be master.
+fn master_to_be(bucket: &dyn Bucket, fs: &Handle, client: &DaemonClient) -> Result<String> {
+    let Some(claim) = catalog::current_epoch(bucket, fs)? else {
+        return Ok("read-write, as its first master".to_owned());
+    };
+    let instances = client.instances().unwrap_or_default();
+    let mut own = instances.iter();
+    match own.find(|i| i.fs == *fs && i.role == Role::Master) {
+        Some(instance) => match &instance.mount_point {
+            None => Ok(format!("read-write, master of epoch {}", instance.epoch)),
+            Some(dir) => {
+                let dir = printable(&dir.to_string_lossy());
+                let text = format!("{fs} is mounted already, at {dir}");
+                Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"))
+            }
+        },
+        // Without its daemon it is not known whether that is this node.
+        None => Ok(format!(
+            "read-write, if this node is {} (host {}), the master of epoch {}",
+            printable(&claim.node),
+            printable(&claim.host),
+            claim.epoch
+        )),
+    }
 }
 
 fn poll_interval(text: &str) -> Result<Duration, String> {

@@ -4,6 +4,7 @@ use super::Context;
 use crate::output::{Outcome, printable};
 use crate::target;
 use cbfs_core::api::UmountRequest;
+use cbfs_core::{Error, ErrorKind};
 
 /// Unmount a file system.
 ///
@@ -21,12 +22,30 @@ pub(crate) struct Args {
     /// Detach now, even when files are open; the rest happens when they are closed.
     #[arg(long)]
     lazy: bool,
+    /// Say what would be unmounted, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
-    let target = target::umount_target(&args.target, &client.instances()?)?;
+    let instances = client.instances()?;
+    let target = target::umount_target(&args.target, &instances)?;
+    if args.dry_run {
+        let instance = target::choose_instance(&target, instances)?;
+        let Some(dir) = &instance.mount_point else {
+            let text = format!("{} is not mounted", instance.id);
+            return Err(Error::new(ErrorKind::NotFound, text)
+                .hint("`cbfsctl instance list` shows what is mounted")
+                .into());
+        };
+        let dir = printable(&dir.to_string_lossy());
+        context
+            .output
+            .message(format_args!("would unmount {} from {dir}", instance.id));
+        return Ok(());
+    }
     let instance = client.umount(&UmountRequest {
         target,
         lazy: args.lazy,

@@ -276,6 +276,7 @@ impl Follower {
         {
             return Ok(());
         }
+        catalog::refuse_deleted(bucket, &fs)?;
         // Epochs first: one that is claimed after this is found by a later look, whatever the lineage says now.
         let epoch = last_epoch(bucket, &fs, known)?;
         let latest = catalog::latest_settled(bucket, &fs)?;

@@ -470,6 +470,7 @@ impl Open {
             last_snapshot: last.as_ref().map(|m| m.number),
             last_snapshot_at: last.map(|m| m.created_at),
             next_periodic: snapshots.as_ref().and_then(|s| s.next_periodic()),
+            damaged_logs: snapshots.map_or_else(Vec::new, |s| s.damaged_logs()),
             unpublished: xid.0.saturating_sub(published.0),
             inodes: counters.inodes,
             local_bytes: instance.local_bytes(),

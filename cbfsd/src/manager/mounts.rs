@@ -99,10 +99,14 @@ impl Manager {
                 );
                 return Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"));
             }
+            if let Some(snapshots) = open.snapshots() {
+                snapshots.refuse_when_found_deleted()?;
+            }
             return Ok(Arc::clone(open));
         }
         let (bucket, url) = self.bucket_of(&request.fs, request.bucket.as_deref(), false)?;
         let fs = catalog::find_fs(&*bucket, &request.fs)?;
+        catalog::refuse_deleted(&*bucket, &fs)?;
         self.refuse_while_promoting(&fs)?;
         let config = catalog::load_config(&*bucket, &fs)?;
         let config = InstanceConfig {
@@ -167,6 +171,7 @@ impl Manager {
     fn slave_for(self: &Arc<Self>, request: &MountRequest) -> Result<Arc<Open>> {
         let (bucket, url) = self.bucket_of(&request.fs, request.bucket.as_deref(), true)?;
         let fs = catalog::find_fs(&*bucket, &request.fs)?;
+        catalog::refuse_deleted(&*bucket, &fs)?;
         let selector = match &request.snapshot {
             Some(text) => text.parse()?,
             None => SnapshotSelector::Latest,

@@ -24,6 +24,7 @@ use cbfs_core::catalog;
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::EpochClaim;
+use cbfs_core::format::node::LIFE;
 use cbfs_core::handle::{FsSelector, Handle};
 use cbfs_core::ids::Epoch;
 use cbfs_core::inode::Timestamp;
@@ -41,9 +42,6 @@ const LAST_EPOCH: u16 = 0x7ffe;
 /// A sealed promotion that could not be ended is taken up again after this long; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// A master that was heard of less than this ago looks alive.
-const LIFE: Duration = Duration::from_secs(300);
 
 /// `promotion.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,6 +217,7 @@ impl Manager {
         previous: Epoch,
     ) -> Result<PromotionInfo> {
         let dir = self.instances_dir().join(fs.to_string());
+        catalog::refuse_deleted(bucket, fs)?;
         let claims = catalog::epochs(bucket, fs)?;
         let Some(current) = claims.last() else {
             let text = format!("{fs} has no master yet, and never had one");

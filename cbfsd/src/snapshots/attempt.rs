@@ -48,6 +48,10 @@ impl SnapshotService {
     pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let mut pause = RETRY_PAUSE;
         loop {
+            self.wait_while_deleted(number);
+            if self.stopping() {
+                return Ok(());
+            }
             self.begin_round();
             let withdrawn = self.withdrawn(number);
             let fenced = self.instance.is_fenced();
@@ -63,6 +67,8 @@ impl SnapshotService {
                 Err(_) if self.stopping() => return Ok(()),
                 // Given up because it was withdrawn meanwhile: the next round settles that.
                 Err(_) if self.withdrawn(number) && !withdrawn => continue,
+                // It goes on when the deletion of the file system is taken back.
+                Err(_) if self.is_deleted() && !withdrawn => continue,
                 // The same for one that was fenced meanwhile.
                 Err(_) if self.instance.is_fenced() && !fenced => continue,
                 Err(e) => e,
@@ -266,7 +272,7 @@ impl SnapshotService {
 
     /// Whether the attempt at hand is of no use any more.
     pub(super) fn must_end(&self, number: SnapshotNumber) -> bool {
-        self.stopping() || self.withdrawn(number) || self.instance.is_fenced()
+        self.stopping() || self.withdrawn(number) || self.instance.is_fenced() || self.is_deleted()
     }
 
     /// This master publishes nothing any more: the request is cancelled, unless its manifest was created before and the

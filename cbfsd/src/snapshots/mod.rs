@@ -8,6 +8,7 @@
 //! next.
 
 mod attempt;
+mod deletion;
 mod failure;
 mod notifier;
 mod policy;
@@ -22,9 +23,9 @@ mod withdrawal;
 use crate::failpoints::{self, reach};
 use crate::instance::Instance;
 use crate::tiering::layer_merge::{LayerMerger, MergerParams};
-use cbfs_core::api::{SnapshotInfo, SnapshotRequest};
+use cbfs_core::api::{DamagedLog, SnapshotInfo, SnapshotRequest};
 use cbfs_core::bucket::Bucket;
-use cbfs_core::catalog;
+use cbfs_core::catalog::{self, Deletion};
 use cbfs_core::clock::{Clock, Ids};
 use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
@@ -115,6 +116,8 @@ struct State {
     deleted: BTreeSet<SnapshotNumber>,
     /// How often settings were read anew.
     settings_changed: u64,
+    /// The file system is deleted, as far as is known: nothing is published.
+    deletion: Option<Deletion>,
     stop: bool,
 }
 
@@ -174,6 +177,7 @@ impl SnapshotService {
                 failing: None,
                 deleted: BTreeSet::new(),
                 settings_changed: 0,
+                deletion: None,
                 stop: false,
             }),
             wake: Condvar::new(),
@@ -238,6 +242,7 @@ impl SnapshotService {
             validate_snapshot_name(name)?;
         }
         self.refuse_when_fenced()?;
+        self.refuse_when_deleted()?;
         if let Some(name) = &request.name {
             self.look_for_deleted(name);
             self.is_not_a_former_masters(name)?;
@@ -340,6 +345,15 @@ impl SnapshotService {
             .into_iter()
             .filter_map(|n| state.requests.info(&self.fs, n))
             .collect()
+    }
+
+    /// Requests whose status log was damaged when this was opened.
+    pub fn damaged_logs(&self) -> Vec<DamagedLog> {
+        let told = |(number, problem): (&SnapshotNumber, &String)| DamagedLog {
+            number: *number,
+            problem: problem.clone(),
+        };
+        self.damaged_logs.iter().map(told).collect()
     }
 
     /// One request.

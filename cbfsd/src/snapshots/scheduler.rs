@@ -113,11 +113,12 @@ impl SnapshotService {
         self.state.lock().next_periodic.map(Timestamp::to_rfc3339)
     }
 
-    /// Ask the bucket for newer settings now, and take them up.
+    /// Ask the bucket for newer settings now, and take them up; also whether the file system is deleted.
     pub fn refresh_settings(&self) -> Result<ScheduleInfo> {
         let known = self.settings.lock().clone();
         let version = known.version;
         let newest = catalog::newer_settings(&*self.bucket, known)?;
+        self.look_at_deletion()?;
         if newest.version > version {
             let _room = self.instance.lend_room()?;
             let path = self.instance.dir().join(CACHE);
@@ -197,7 +198,10 @@ impl SnapshotService {
             progress.timetable = Some(Timetable::from(from));
             progress.schedule = settings.schedule;
         }
-        let Some(schedule) = settings.schedule.filter(|_| !self.instance.is_fenced()) else {
+        let Some(schedule) = settings
+            .schedule
+            .filter(|_| !self.instance.is_fenced() && !self.is_deleted())
+        else {
             self.state.lock().next_periodic = None;
             return Ok(LOOK_EVERY);
         };
@@ -252,7 +256,7 @@ impl SnapshotService {
     /// Mark deleted what the rules do not keep.
     fn apply_retention(&self) -> Result<()> {
         let rules = self.settings.lock().retention;
-        if rules.is_empty() || self.instance.is_fenced() {
+        if rules.is_empty() || self.instance.is_fenced() || self.is_deleted() {
             return Ok(());
         }
         let bucket = &*self.bucket;

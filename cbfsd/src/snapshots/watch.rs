@@ -4,6 +4,8 @@
 //! The first look of each start also asks whether this state directory is older than what it has published: one
 //! that was restored from a backup or an image, or copied. Such a one would take the present snapshot's number
 //! for its own next one.
+//!
+//! And each look asks whether the file system was deleted (`deletion.rs`).
 
 use super::SnapshotService;
 use cbfs_core::catalog;
@@ -84,7 +86,7 @@ impl SnapshotService {
         if first {
             self.look_for_later_self()?;
         }
-        Ok(())
+        self.look_at_deletion()
     }
 
     /// Fence, and let go of what is pending.

@@ -78,6 +78,7 @@ impl SnapshotService {
     /// name was taken meanwhile.
     pub fn retry(&self, number: SnapshotNumber) -> Result<SnapshotInfo> {
         self.refuse_when_fenced()?;
+        self.refuse_when_deleted()?;
         if let Some(name) = self.get(number)?.name {
             self.look_for_deleted(&name);
         }

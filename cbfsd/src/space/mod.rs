@@ -241,7 +241,7 @@ impl Space {
         }
         let whole = self.ballast.restore()?;
         if whole {
-            tracing::info!(dir = %self.dir.display(), "there is room again");
+            tracing::info!(dir = %self.dir.display(), "the reserve for a full disk is whole");
         }
         Ok(whole)
     }

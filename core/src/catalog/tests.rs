@@ -2,7 +2,7 @@ use super::*;
 use crate::bucket::FileBucket;
 use crate::format::epoch::BaseSnapshot;
 use crate::format::manifest::{Manifest, Totals, XidRange, writer};
-use crate::format::mark::SnapshotMark;
+use crate::format::mark::{DeletionEnd, SnapshotMark};
 use crate::format::settings::FsSettings;
 use crate::format::{FORMAT, Features};
 use crate::handle::SnapshotSelector;
@@ -668,4 +668,99 @@ fn nothing_is_deleted_and_no_follower_moves_while_a_promotion_is_under_way() {
     let latest = latest_settled(&w.bucket, &w.fs).unwrap().unwrap();
     assert_eq!(latest.id(), id(2, 1));
     assert!(is_superseded(&w.bucket, &w.fs, Epoch(1)).unwrap());
+}
+
+const LATER: &str = "2026-01-02T00:00:00Z";
+
+fn delete_whole(w: &World, reason: Option<&str>) -> Result<Deletion> {
+    let next = fs_may_be_deleted(&w.bucket, &w.fs)?;
+    let reason = reason.map(str::to_owned);
+    delete_fs(&w.bucket, &w.fs, next, reason, &w.fixed.now().to_rfc3339())
+}
+
+#[test]
+fn a_file_system_is_deleted_and_taken_back_as_often_as_one_likes() {
+    let w = World::new();
+    w.promote(1, None);
+    w.publish(1, 1, None);
+    for round in 1..=3 {
+        refuse_deleted(&w.bucket, &w.fs).unwrap();
+        let not_deleted = undelete_fs(&w.bucket, &w.fs, LATER).unwrap_err();
+        assert_eq!(not_deleted.kind(), ErrorKind::Conflict);
+        let made = delete_whole(&w, Some("too many")).unwrap();
+        assert_eq!((made.mark.nth, made.collected), (round, false));
+        assert_eq!(deletion(&w.bucket, &w.fs).unwrap(), Some(made.clone()));
+        let refused = refuse_deleted(&w.bucket, &w.fs).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        assert!(refused.to_string().contains("too many"), "{refused}");
+        assert!(refused.hint_text().unwrap().contains("fs undelete"));
+        let again = delete_whole(&w, None).unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::Conflict);
+        // It is a record that can be read.
+        assert_eq!(w.current(), [(1, 1)]);
+        assert_eq!(undelete_fs(&w.bucket, &w.fs, LATER).unwrap(), made);
+    }
+}
+
+#[test]
+fn once_garbage_collection_has_begun_a_deletion_stays() {
+    let w = World::new();
+    let made = delete_whole(&w, None).unwrap();
+    let end = |end| end_deletion(&w.bucket, &w.fs, made.mark.nth, end, LATER).unwrap();
+    assert_eq!(end(DeletionEnd::Collected), DeletionEnd::Collected);
+    // Whoever comes later hears how it ended, and the same again is the same.
+    assert_eq!(end(DeletionEnd::Undone), DeletionEnd::Collected);
+    assert_eq!(end(DeletionEnd::Collected), DeletionEnd::Collected);
+    let refused = undelete_fs(&w.bucket, &w.fs, LATER).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(refused.hint_text().unwrap().contains("has begun"));
+    assert!(deletion(&w.bucket, &w.fs).unwrap().unwrap().collected);
+}
+
+#[test]
+fn a_file_system_with_a_held_snapshot_is_not_deleted() {
+    let w = World::new();
+    w.promote(1, None);
+    w.publish(1, 1, None);
+    hold_snapshot(&w.bucket, &mark(&w, 1, Some("audit"))).unwrap();
+    let refused = delete_whole(&w, None).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(refused.to_string().contains("held (audit)"), "{refused}");
+    release_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap();
+    delete_whole(&w, None).unwrap();
+}
+
+#[test]
+fn a_tag_means_the_file_system_that_is_not_deleted() {
+    let w = World::new();
+    assert_eq!(find_fs(&w.bucket, "home").unwrap(), w.fs);
+    delete_whole(&w, None).unwrap();
+    // Alone it is found: what may not be done with it is refused later, with a reason.
+    assert_eq!(find_fs(&w.bucket, "home").unwrap(), w.fs);
+    let second = create_fs(&w.bucket, "home", &w.fixed, &w.fixed).unwrap().fs;
+    assert_eq!(find_fs(&w.bucket, "home").unwrap(), second);
+    assert_eq!(find_deleted_fs(&w.bucket, "home").unwrap(), w.fs);
+    undelete_fs(&w.bucket, &w.fs, LATER).unwrap();
+    let ambiguous = find_fs(&w.bucket, "home").unwrap_err();
+    assert_eq!(ambiguous.kind(), ErrorKind::Conflict);
+    assert!(find_deleted_fs(&w.bucket, "home").is_err());
+}
+
+#[test]
+fn a_mark_of_a_deletion_that_cannot_be_read_is_damage_not_absence() {
+    let w = World::new();
+    delete_whole(&w, None).unwrap();
+    undelete_fs(&w.bucket, &w.fs, LATER).unwrap();
+    w.damage("deleted/fs.0001.end.json", "undone", "undine");
+    let damaged = deletion(&w.bucket, &w.fs).unwrap_err();
+    assert_eq!(damaged.kind(), ErrorKind::Damage);
+    assert!(
+        damaged.to_string().contains("fs.0001.end.json"),
+        "{damaged}"
+    );
+    w.damage("deleted/fs.0001.json", "\"nth\": 1", "\"nth\": 2");
+    assert_eq!(
+        deletion(&w.bucket, &w.fs).unwrap_err().kind(),
+        ErrorKind::Damage
+    );
 }

@@ -80,6 +80,16 @@ pub fn parse_deleted_snapshot(relative: &str) -> Option<(SnapshotNumber, Epoch)>
     parse_snapshot(relative.strip_prefix("deleted/")?.strip_suffix(".json")?)
 }
 
+/// `deleted/fs.<nth>.json`: the nth deletion of the whole file system, from 1.
+pub fn deleted_fs(nth: u32) -> String {
+    format!("deleted/fs.{nth:04}.json")
+}
+
+/// `deleted/fs.<nth>.end.json`: how that deletion ended.
+pub fn deletion_end(nth: u32) -> String {
+    format!("deleted/fs.{nth:04}.end.json")
+}
+
 /// `holds/<number>-e<epoch>.<nth>.json`: the nth hold of the snapshot.
 pub fn hold(number: SnapshotNumber, epoch: Epoch, nth: u32) -> String {
     format!("holds/{:010}-e{}.{nth:04}.json", number.0, epoch.0)

@@ -5,8 +5,13 @@ use super::{FORMAT, Features};
 use crate::api::Role;
 use crate::handle::Handle;
 use crate::ids::{Epoch, SnapshotNumber};
+use crate::inode::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// Who was heard of less than this ago looks alive: signs are written every three minutes.
+pub const LIFE: Duration = Duration::from_secs(300);
 
 /// What a node says of its instances of a file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,4 +64,10 @@ pub struct InstanceSign {
 impl NodeSign {
     /// The current format number, for writers.
     pub const FORMAT: u32 = FORMAT;
+
+    /// Whether the node looks alive by this sign, at a time by the reader's clock. A sign of the future (clocks differ) counts.
+    pub fn is_of_late(&self, now: Timestamp) -> bool {
+        Timestamp::parse_rfc3339(&self.written_at)
+            .is_some_and(|at| now.0.saturating_sub(at.0) < LIFE.as_nanos() as i64)
+    }
 }

@@ -84,6 +84,11 @@ fn a_damaged_status_log_is_named_and_all_others_work() {
     let list = m.node.ctl(["snapshot", "list", &m.fs]);
     assert_eq!(list.code, Some(0), "{list:?}");
     assert_eq!(list.stdout.lines().count(), 4, "a head and three: {list:?}");
+    for (number, path) in [(2, &damaged), (4, &lost)] {
+        let told = format!("request {number}: the status log {}", path.display());
+        assert!(list.stderr.contains(&told), "{list:?}");
+    }
+    assert!(list.stderr.contains("move the file away"), "{list:?}");
     // Its number is not given again.
     fs::write(m.at("file"), "four").unwrap();
     assert_eq!(m.snapshot(), 5);

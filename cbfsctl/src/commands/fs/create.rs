@@ -5,6 +5,7 @@ use crate::bucket_option::BucketOption;
 use crate::output::Outcome;
 use cbfs_core::catalog;
 use cbfs_core::clock::System;
+use cbfs_core::handle::validate_tag;
 
 /// Create an empty file system in a bucket and print its handle.
 ///
@@ -15,6 +16,9 @@ use cbfs_core::clock::System;
 pub(crate) struct Args {
     /// A mnemonic: letters, digits, `.`, `_` and `-`.
     tag: String,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     bucket: BucketOption,
 }
@@ -22,6 +26,15 @@ pub(crate) struct Args {
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let bucket = args.bucket.open(false)?;
+    if args.dry_run {
+        validate_tag(&args.tag)?;
+        context.output.message(format_args!(
+            "would create a file system {} in {}",
+            args.tag,
+            bucket.url()
+        ));
+        return Ok(());
+    }
     let config = catalog::create_fs(bucket.as_ref(), &args.tag, &System, &System)?;
     if context.output.is_json() {
         return context.output.json(&config);

@@ -1,11 +1,13 @@
-//! `cbfsctl fs …`: file systems, straight in the bucket or in a state directory. No daemon is needed or
-//! asked.
+//! `cbfsctl fs …`: file systems, straight in the bucket or in a state directory. No daemon is needed; where
+//! one runs it is told of what concerns it.
 
 mod check;
 mod create;
+mod delete;
 mod list;
 mod set;
 mod show;
+mod undelete;
 
 use super::Context;
 use crate::output::Outcome;
@@ -18,6 +20,8 @@ pub(crate) enum FsCommand {
     List(list::Args),
     Show(show::Args),
     Set(set::Args),
+    Delete(delete::Args),
+    Undelete(undelete::Args),
     Check(check::Args),
 }
 
@@ -28,6 +32,8 @@ pub(crate) fn run(command: FsCommand, context: &mut Context) -> Outcome {
         FsCommand::List(args) => list::run(&args, context),
         FsCommand::Show(args) => show::run(&args, context),
         FsCommand::Set(args) => set::run(&args, context),
+        FsCommand::Delete(args) => delete::run(&args, context),
+        FsCommand::Undelete(args) => undelete::run(&args, context),
         FsCommand::Check(args) => check::run(&args, context),
     }
 }

@@ -85,6 +85,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let located = target::locate(&args.fs, &args.bucket, &client)?;
     let bucket = located.open_bucket_to_write()?;
+    catalog::refuse_deleted(&*bucket, &located.fs)?;
     let now = catalog::settings(&*bucket, &located.fs)?;
     let mut wanted = now.clone();
     args.apply(&mut wanted);

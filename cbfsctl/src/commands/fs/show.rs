@@ -4,7 +4,7 @@ use super::super::Context;
 use crate::bucket_option::BucketOption;
 use crate::output::{Outcome, printable, to_the_second};
 use crate::quantities;
-use cbfs_core::catalog;
+use cbfs_core::catalog::{self, Deletion};
 use cbfs_core::format::config::FsConfig;
 use cbfs_core::format::epoch::EpochClaim;
 use cbfs_core::format::manifest::Manifest;
@@ -37,6 +37,9 @@ struct Shown {
     snapshots: usize,
     /// Bytes of all their objects, as stored.
     stored_bytes: u64,
+    /// Since when it is deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<Deletion>,
     /// The last of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     latest: Option<Manifest>,
@@ -54,6 +57,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         settings: catalog::settings(bucket.as_ref(), &fs)?,
         snapshots: manifests.len(),
         stored_bytes: manifests.iter().map(|m| m.totals.stored_bytes).sum(),
+        deleted: catalog::deletion(bucket.as_ref(), &fs)?,
         latest: manifests.pop(),
     };
     if context.output.is_json() {
@@ -76,6 +80,21 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         "created      {}",
         to_the_second(&shown.config.created_at)
     ))?;
+    if let Some(deletion) = &shown.deleted {
+        let reason = deletion.mark.reason.as_deref();
+        output.line(format_args!(
+            "DELETED      {} by host {}{}; {}",
+            to_the_second(&deletion.mark.created_at),
+            printable(&deletion.mark.host),
+            reason
+                .map(|r| format!(": {}", printable(r)))
+                .unwrap_or_default(),
+            match deletion.collected {
+                true => "garbage collection has begun".to_owned(),
+                false => format!("`cbfsctl fs undelete {}` takes it back", shown.config.fs),
+            }
+        ))?;
+    }
     output.line(format_args!(
         "block size   {}",
         quantities::bytes(shown.config.block_size)

@@ -2,8 +2,10 @@
 
 use super::super::Context;
 use super::request;
+use crate::client::DaemonClient;
 use crate::interrupt::Interrupt;
-use crate::output::Outcome;
+use crate::output::{Outcome, printable};
+use cbfs_core::api::SnapshotInfo;
 use cbfs_core::snapshot::SnapshotState;
 use cbfs_core::{Error, ErrorKind};
 use std::time::Duration;
@@ -13,8 +15,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Withdraw a request for a snapshot that is not complete.
 ///
-/// A queued one is withdrawn at once, one that is carried out at its next step: this command
-/// waits for that. What it would have held is in the next snapshot. When its manifest exists
+/// A queued one is withdrawn at once, one that is carried out at its next step: this command says so and
+/// waits for that (`--no-wait`: returns, `snapshot watch` follows it). One whose manifest may have been created
+/// can only be withdrawn once the bucket answers. What it would have held is in the next snapshot. When its manifest exists
 /// already it completes instead, and this command fails (exit 11).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  cbfsctl snapshot cancel home@12")]
@@ -22,6 +25,12 @@ pub(crate) struct Args {
     /// The request: FS@12 or FS@NAME.
     #[arg(value_name = "FS@SNAP")]
     snapshot: String,
+    /// Return as soon as the withdrawal is safe on disk.
+    #[arg(long)]
+    no_wait: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Run it.
@@ -29,8 +38,29 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let request = request::find(&args.snapshot, &client, |r| !r.state.is_final())?;
     let fs = request.fs.to_string();
+    if args.dry_run {
+        return would(&request, context);
+    }
     let mut info = client.cancel_snapshot(&fs, request.number)?;
     let interrupt = Interrupt::install("not waiting any longer; the request stays withdrawn")?;
+    if !info.state.is_final() {
+        let why = waits_for(&info, &client);
+        let output = &mut context.output;
+        if args.no_wait {
+            if output.is_json() {
+                return output.json(&info);
+            }
+            output.message(format_args!(
+                "snapshot {} of {fs} is being cancelled: {why}; `cbfsctl snapshot watch {fs}@{}` follows it",
+                info.number, info.number
+            ));
+            return Ok(());
+        }
+        output.message(format_args!(
+            "waiting for snapshot {} of {fs}: {why} (Ctrl-C: stop waiting)",
+            info.number
+        ));
+    }
     while !info.state.is_final() {
         interrupt.pause(INTERVAL)?;
         info = client.snapshot(&fs, request.number)?;
@@ -49,5 +79,44 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         return output.json(&info);
     }
     output.message(format_args!("snapshot {number} of {fs} is cancelled"));
+    Ok(())
+}
+
+/// What has to happen before a withdrawn request is over.
+fn waits_for(info: &SnapshotInfo, client: &DaemonClient) -> String {
+    let what = match info.state {
+        SnapshotState::Copying => {
+            "its manifest may have been created, so the bucket is asked for that first"
+        }
+        _ => "its attempt comes to the end of the step at hand",
+    };
+    let instances = client.instances().unwrap_or_default();
+    let of_fs = instances.into_iter().filter(|i| i.fs == info.fs);
+    let problems: Vec<String> = of_fs.flat_map(|i| i.problems).collect();
+    match problems.is_empty() {
+        true => format!("it is {}; {what}", info.state.name()),
+        false => format!(
+            "it is {}; {what}. {}",
+            info.state.name(),
+            printable(&problems.join("; "))
+        ),
+    }
+}
+
+fn would(request: &SnapshotInfo, context: &mut Context) -> Outcome {
+    let (number, fs, state) = (request.number, &request.fs, request.state.name());
+    if request.state.is_final() {
+        let text = format!("snapshot {number} of {fs} is {state}: there is nothing to cancel");
+        return Err(Error::new(ErrorKind::Conflict, text)
+            .hint(format!("`cbfsctl snapshot show {fs}@{number}` tells more"))
+            .into());
+    }
+    let output = &mut context.output;
+    if output.is_json() {
+        return output.json(request);
+    }
+    output.message(format_args!(
+        "would cancel snapshot {number} of {fs}, which is {state}"
+    ));
     Ok(())
 }

@@ -1,10 +1,14 @@
 //! `cbfsctl snapshot create`.
 
 use super::super::Context;
+use crate::client::DaemonClient;
 use crate::interrupt::Interrupt;
 use crate::output::Outcome;
+use crate::quantities;
 use crate::snapshot_watch::{self, Watch};
-use cbfs_core::api::SnapshotRequest;
+use crate::target;
+use cbfs_core::api::{Role, SnapshotRequest};
+use cbfs_core::handle::validate_snapshot_name;
 use cbfs_core::snapshot::{SnapshotKind, SnapshotState};
 use std::time::Duration;
 
@@ -30,11 +34,17 @@ pub(crate) struct Args {
     /// Wait at most so many seconds, then exit with 3; the snapshot goes on.
     #[arg(long, value_name = "SECONDS", requires = "wait", value_parser = seconds)]
     timeout: Option<Duration>,
+    /// Say what would be asked for, and ask for nothing.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
 }
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
+    if args.dry_run {
+        return would(args, &client, context);
+    }
     let request = SnapshotRequest {
         fs: args.fs.clone(),
         name: args.name.clone(),
@@ -68,6 +78,31 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     } else {
         Ok(())
     }
+}
+
+fn would(args: &Args, client: &DaemonClient, context: &mut Context) -> Outcome {
+    if let Some(name) = &args.name {
+        validate_snapshot_name(name)?;
+    }
+    let mut masters = client.instances()?;
+    masters.retain(|i| i.role == Role::Master);
+    let fs = target::handle_on_this_node(&args.fs, &masters)?;
+    let queued = client.snapshots(&fs.to_string())?;
+    let queued = queued.iter().filter(|r| !r.state.is_final()).count();
+    let changes = masters
+        .iter()
+        .find(|i| i.fs == fs)
+        .map_or(0, |i| i.unpublished);
+    let name = match &args.name {
+        Some(name) => format!(" named {name:?}"),
+        None => String::new(),
+    };
+    context.output.message(format_args!(
+        "would ask for a snapshot of {fs}{name}: {} since the last, {} before it in the queue",
+        quantities::plural(changes, "change", "changes"),
+        quantities::count(queued as u64)
+    ));
+    Ok(())
 }
 
 /// A state that can be waited for.

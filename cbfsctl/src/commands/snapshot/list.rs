@@ -3,8 +3,10 @@
 use super::super::Context;
 use super::record::{merge, record_table};
 use crate::bucket_option::BucketOption;
-use crate::output::Outcome;
+use crate::client::DaemonClient;
+use crate::output::{Outcome, Output, printable};
 use crate::target::{self, Located};
+use cbfs_core::api::DamagedLog;
 use cbfs_core::catalog::{self, Hold};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
@@ -55,12 +57,29 @@ fn known(located: &Located, all: bool) -> Result<Known> {
     })
 }
 
+/// Requests that are in no list, as their status log cannot be read: their snapshot is listed where it is in the bucket.
+fn tell_damaged_logs(located: &Located, client: &DaemonClient, output: &mut Output) {
+    let instances = match located.on_this_node {
+        true => client.instances().unwrap_or_default(),
+        false => return,
+    };
+    let of_fs = instances.into_iter().filter(|i| i.fs == located.fs);
+    for DamagedLog { number, problem } in of_fs.flat_map(|i| i.damaged_logs) {
+        output.warning(format_args!(
+            "request {number}: {}; what it held is in its snapshot, if that is listed, or in the next; move the file \
+             away and restart cbfsd to be rid of it",
+            printable(&problem)
+        ));
+    }
+}
+
 /// Run it. A bucket that cannot be read makes the list partial when the daemon knows the file
 /// system: what is known is printed, then the error.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let located = target::locate(&args.fs, &args.bucket, &client)?;
     let requests = target::requests_here(&client, &located)?;
+    tell_damaged_logs(&located, &client, &mut context.output);
     let (known, unread) = match known(&located, args.all) {
         Ok(known) => (known, None),
         Err(e) if located.on_this_node => (Known::default(), Some(e)),

@@ -29,6 +29,7 @@ impl Marked {
         })?;
         let located = target::locate(target.fs.as_str(), option, client)?;
         let bucket = located.open_bucket_to_write()?;
+        catalog::refuse_deleted(&*bucket, &located.fs)?;
         let manifest = catalog::find_snapshot(&*bucket, &located.fs, &wanted)?;
         Ok(Marked { bucket, manifest })
     }

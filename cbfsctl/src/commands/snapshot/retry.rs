@@ -4,6 +4,7 @@ use super::super::Context;
 use super::request;
 use crate::output::Outcome;
 use cbfs_core::snapshot::SnapshotState;
+use cbfs_core::{Error, ErrorKind};
 
 /// Take a failed or cancelled request up again, under its number and name.
 ///
@@ -17,6 +18,9 @@ pub(crate) struct Args {
     /// The request: FS@12 or FS@NAME.
     #[arg(value_name = "FS@SNAP")]
     snapshot: String,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Run it.
@@ -24,6 +28,27 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let given_up = [SnapshotState::Failed, SnapshotState::Cancelled];
     let request = request::find(&args.snapshot, &client, |r| given_up.contains(&r.state))?;
+    if args.dry_run {
+        let (number, fs, state) = (request.number, &request.fs, request.state);
+        if !given_up.contains(&state) {
+            let text = format!(
+                "snapshot {number} of {fs} is {}: there is nothing to retry",
+                state.name()
+            );
+            return Err(Error::new(ErrorKind::Conflict, text)
+                .hint(format!("`cbfsctl snapshot show {fs}@{number}` tells more"))
+                .into());
+        }
+        let output = &mut context.output;
+        if output.is_json() {
+            return output.json(&request);
+        }
+        output.message(format_args!(
+            "would queue snapshot {number} of {fs} again, which is {}",
+            state.name()
+        ));
+        return Ok(());
+    }
     let info = client.retry_snapshot(&request.fs.to_string(), request.number)?;
     let output = &mut context.output;
     if output.is_json() {
