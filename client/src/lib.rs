@@ -4,7 +4,7 @@
 use cbfs_core::api::{
     DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, PromoteRequest,
     PromotionInfo, ReloadInfo, RetireRequest, ScheduleInfo, SnapshotInfo, SnapshotRequest,
-    UmountRequest, UnpublishedInfo,
+    UmountRequest, UnpublishedInfo, WarmInfo, WarmRequest,
 };
 use cbfs_core::error::Context;
 use cbfs_core::ids::{SnapshotNumber, Xid};
@@ -114,6 +114,11 @@ impl DaemonClient {
     /// `POST /v1/instances/{id}/delete`.
     pub fn delete_instance(&self, id: &str, request: &RetireRequest) -> Result<InstanceInfo> {
         self.post(&format!("/v1/instances/{}/delete", segment(id)), request)
+    }
+
+    /// `POST /v1/instances/{id}/warm`; answers when the contents are on the node.
+    pub fn warm(&self, id: &str, request: &WarmRequest) -> Result<WarmInfo> {
+        self.post(&format!("/v1/instances/{}/warm", segment(id)), request)
     }
 
     /// `POST /v1/mounts`; answers when the mount is usable.

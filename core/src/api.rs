@@ -10,6 +10,7 @@
 //! | `GET /v1/instances/{id}/export` | | the same as a tar |
 //! | `POST /v1/instances/{id}/demote` | [`RetireRequest`] | [`InstanceInfo`] of the slave that takes its mount, or `null` |
 //! | `POST /v1/instances/{id}/delete` | [`RetireRequest`] | [`InstanceInfo`] as it was |
+//! | `POST /v1/instances/{id}/warm` | [`WarmRequest`] | [`WarmInfo`], once the contents are here |
 //! | `POST /v1/mounts` | [`MountRequest`] | [`InstanceInfo`] |
 //! | `POST /v1/umounts` | [`UmountRequest`] | [`InstanceInfo`] |
 //! | `POST /v1/slaves/{id}/refresh` | | [`InstanceInfo`], once the follower has looked and moved |
@@ -225,6 +226,42 @@ pub struct RetireRequest {
     /// Give up what no complete snapshot has.
     #[serde(default)]
     pub discard: bool,
+}
+
+/// Body of `POST /v1/instances/{id}/warm`: files of its mount by inode number, at most [`WarmRequest::MOST`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmRequest {
+    /// As stat(2) on the mount tells them.
+    pub inodes: Vec<u64>,
+}
+
+impl WarmRequest {
+    /// Inodes of one request: what a client waits for stays short, and it can be interrupted between two.
+    pub const MOST: usize = 256;
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WarmInfo {
+    /// Files whose contents are on this node now, but for those in `failed`.
+    pub files: u64,
+    /// Bytes, as they are stored, that were fetched from the bucket.
+    pub fetched_bytes: u64,
+    /// Bytes, as they are stored, that were kept here before.
+    pub kept_bytes: u64,
+    /// Files of which something could not be fetched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<WarmFailure>,
+}
+
+/// A file that could not be fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmFailure {
+    /// Its inode number.
+    pub inode: u64,
+    /// Why.
+    pub error: ErrorDetail,
 }
 
 /// Body of `POST /v1/epochs/{fs}/promote`; `{fs}` may also be a TAG or a UUID prefix here.

@@ -324,6 +324,7 @@ fn what_commands_print_is_what_the_document_says() {
         &format!("umount {then}"),
         &format!("mount home {then} --slave --follow"),
         &format!("slave refresh {then}"),
+        &format!("warm {then}"),
         "slave list",
         "status",
         &format!("umount {then}"),

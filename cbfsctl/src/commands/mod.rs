@@ -16,6 +16,7 @@ mod status;
 mod tui;
 mod umount;
 mod util;
+mod warm;
 
 pub(crate) use util::{daemon_command, is_called_as_daemon, run_daemon};
 
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Slave(slave::SlaveCommand),
     Log(log::Args),
+    Warm(warm::Args),
     #[command(subcommand)]
     Index(index::IndexCommand),
     #[command(subcommand)]
@@ -109,6 +111,7 @@ pub(crate) fn run(command: Command, context: &mut Context) -> Outcome<ExitCode> 
         Command::Snapshot(command) => snapshot::run(command, context)?,
         Command::Slave(command) => slave::run(command, context)?,
         Command::Log(args) => log::run(&args, context)?,
+        Command::Warm(args) => warm::run(&args, context)?,
         Command::Index(command) => index::run(command, context)?,
         Command::Epoch(command) => epoch::run(command, context)?,
         Command::Bucket(command) => bucket::run(command, context)?,

@@ -20,9 +20,10 @@ use crate::data::data_ranges;
 use crate::failpoints::{self, reach};
 use crate::kvs::Inode;
 use crate::tiering::seek::{seek_data, seek_hole};
-use crate::tiering::tier_in::BlockAnswer;
-use cbfs_core::error::Result;
+use crate::tiering::tier_in::{BlockAnswer, Warmed};
+use cbfs_core::error::{Error, Result};
 use cbfs_core::ids::Ino;
+use cbfs_core::inode::FileKind;
 use cbfs_core::layers::Layer;
 use cbfs_fuse::{Errno, OpResult, Patience, Refusal};
 use parking_lot::Mutex;
@@ -31,6 +32,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -101,6 +103,47 @@ impl Instance {
                 BlockAnswer::WouldWait => return Err(Errno::EIO.into()),
             }
         }
+    }
+
+    /// Fetch what of these files is not here, to stay ([`crate::tiering::tier_in::TierIn::warm`]). What is no file, or none any
+    /// more, needs nothing. Waits for the bucket.
+    ///
+    /// # Errors
+    /// As that; [`cbfs_core::ErrorKind::Failed`] when what is here cannot be told.
+    pub fn warm(&self, files: &[Ino]) -> Result<Warmed> {
+        let Some(tier_in) = &self.tier_in else {
+            return Ok(Warmed::default());
+        };
+        let block_size = self.kvs.block_size();
+        let mut wanted = Vec::new();
+        for ino in files {
+            let inode = self.kvs.read(|tables| tables.inode_row(*ino))?;
+            if inode.row.gone || inode.row.kind != FileKind::File {
+                continue;
+            }
+            let below = {
+                let _stripe = self.stripe(*ino).read();
+                self.below(&inode).map_err(|_| {
+                    Error::failed(format!("what is here of inode {ino} is not known"))
+                })?
+            };
+            let Some(below) = below else { continue };
+            let below = below.lock();
+            let mut absent: Option<Range<u64>> = None;
+            for blk in 0..inode.row.size.min(below.end).div_ceil(block_size) {
+                if below.absent_to(blk, inode.row.size, block_size).is_none() {
+                    wanted.extend(absent.take().map(|range| (*ino, range)));
+                } else {
+                    absent.get_or_insert(blk..blk).end = blk + 1;
+                }
+            }
+            wanted.extend(absent.map(|range| (*ino, range)));
+        }
+        let warmed = tier_in.warm(&wanted);
+        if tier_in.damage_has_changed() {
+            self.tell_health();
+        }
+        warmed
     }
 
     /// Whether anything of this inode may be below a master.

@@ -16,6 +16,7 @@ use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::Handle;
 use cbfs_core::layers::LayerDb;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,6 +81,26 @@ pub(super) fn open(
         tier_in: Arc::new(tier_in),
         counters: counters(manifest),
     })
+}
+
+/// Begin with what a slave on this node has in its cache: neither layers nor contents that were fetched in advance are
+/// fetched again. What it lacks, or cannot be taken over, is fetched.
+pub(super) fn begin_with(dir: &Path, of_slave: &ProxyCache) {
+    let adopted = ProxyCache::open(&dir.join("base")).and_then(|base| base.adopt(of_slave));
+    if let Err(e) = adopted {
+        tracing::warn!(dir = %dir.display(), causes = ?e.causes(), "{e}");
+    }
+}
+
+/// Remove what is not of this snapshot. Its layers are there.
+pub(super) fn tidy(dir: &Path, manifest: &Manifest, block_size: u64) -> Result<()> {
+    let cache = dir.join("base");
+    let mut needed = HashSet::new();
+    for layer in layers_of(&cache, manifest, block_size)?.layers.iter() {
+        needed.extend(layer.database.toc_keys()?);
+    }
+    needed.extend(manifest.layers.iter().map(|layer| layer.object.key.clone()));
+    ProxyCache::open(&cache)?.keep_only(&needed)
 }
 
 /// What was counted in a snapshot.

@@ -16,6 +16,7 @@ mod signs;
 mod slave;
 mod takeover;
 mod traffic;
+mod warming;
 
 pub use config::{InstanceConfig, node_id};
 pub use events::{EventHub, Told};

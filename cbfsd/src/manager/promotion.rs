@@ -147,6 +147,7 @@ impl Manager {
                 catalog::refuse_careless_store(&*bucket, &fs, plan.epoch, false)?;
                 // What cannot be read is better known before the former master is fenced.
                 if let Some(latest) = catalog::latest_manifest(&*bucket, &fs)? {
+                    self.begin_with_slave(&fs, &dir);
                     base::open(&dir, &latest, Arc::clone(&bucket), block_size)?;
                 }
                 let note = Note {
@@ -339,11 +340,13 @@ impl Manager {
         reach(failpoints::PROMOTE_BASED);
         if let Some(id) = settled {
             let manifest = catalog::load_manifest(bucket, &fs, id.number, id.epoch)?;
+            self.begin_with_slave(&fs, dir);
             // Layers first: what is opened without its bucket needs them.
             let url = note.bucket.clone();
             let reading = bucket::open(&url, true)?;
             drop(base::open(dir, &manifest, reading, note.block_size)?);
             base::store(dir, &manifest)?;
+            base::tidy(dir, &manifest, note.block_size)?;
             snapshots::begin_after(dir, &manifest)?;
         }
         reach(failpoints::PROMOTE_FETCHED);
@@ -517,6 +520,14 @@ impl Manager {
             }
         };
         Ok((bucket::open(&url, read_only)?, url))
+    }
+
+    fn begin_with_slave(&self, fs: &Handle, dir: &Path) {
+        let slave = self.slave_to_promote(fs);
+        let shown = slave.and_then(|open| open.shown.lock().clone());
+        if let Some(shown) = shown {
+            base::begin_with(dir, &shown.proxy);
+        }
     }
 
     /// The mounted slave whose mount is to be the master's: the one with the latest snapshot.

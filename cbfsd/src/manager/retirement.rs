@@ -25,7 +25,8 @@ const FOLLOW_EVERY: u64 = 10;
 const GONE: &str = ".gone-";
 
 impl Manager {
-    fn open_one(&self, id: &str) -> Result<Arc<Open>> {
+    /// The open instance with this id.
+    pub(super) fn open_one(&self, id: &str) -> Result<Arc<Open>> {
         let open = self.open.lock().get(id).cloned();
         open.ok_or_else(|| super::unknown_instance(id))
     }

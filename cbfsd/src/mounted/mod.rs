@@ -141,6 +141,14 @@ impl MountedInstance {
         }
     }
 
+    /// Whose a node is that stat(2) on the mount tells, and as which inode.
+    ///
+    /// # Errors
+    /// `ESTALE` when it is nobody's any more.
+    pub fn holder_of(&self, node: u64) -> OpResult<(Arc<Instance>, Ino)> {
+        self.whom(node)
+    }
+
     /// Whom to ask about a node, and as which inode.
     fn whom(&self, node: u64) -> OpResult<(Arc<Instance>, Ino)> {
         let present = self.present.read();

@@ -22,7 +22,7 @@ use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use cbfs_core::api::{
     DaemonStatus, ErrorBody, InstanceInfo, MountRequest, ReloadInfo, SnapshotInfo, SnapshotRequest,
-    UmountRequest,
+    UmountRequest, WarmInfo, WarmRequest,
 };
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::ids::SnapshotNumber;
@@ -144,6 +144,7 @@ pub async fn serve(
         .route("/v1/instances/{id}/export", get(retirement::export))
         .route("/v1/instances/{id}/demote", post(retirement::demote))
         .route("/v1/instances/{id}/delete", post(retirement::delete))
+        .route("/v1/instances/{id}/warm", post(warm))
         .route("/v1/mounts", post(mount))
         .route("/v1/umounts", post(umount))
         .route("/v1/slaves/{id}/refresh", post(refresh_slave))
@@ -264,6 +265,20 @@ async fn refresh_slave(
     let work = move || {
         peer.may_change()?;
         shared.manager.refresh(&id)
+    };
+    Ok(Json(blocking(work).await?))
+}
+
+async fn warm(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    bytes: axum::body::Bytes,
+) -> Answer<WarmInfo> {
+    let work = move || {
+        peer.may_change()?; // it fills the disk
+        let request: WarmRequest = body(&bytes)?;
+        shared.manager.warm(&id, &request)
     };
     Ok(Json(blocking(work).await?))
 }

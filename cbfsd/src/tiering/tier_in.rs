@@ -6,6 +6,10 @@
 //! read: when bucket or object are back, it succeeds. Which objects were found damaged or missing is remembered only to be
 //! told ([`TierIn::damage`]), until they are read well.
 
+mod warming;
+
+pub use warming::Warmed;
+
 use super::proxy::{ProxyCache, SingleFlight};
 use cbfs_core::bucket::Bucket;
 use cbfs_core::cloud_snapshot::{is_frame, read_section, section_length};
@@ -20,7 +24,9 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -309,12 +315,15 @@ impl Sections {
 
     fn find_and_read(&self, (snapshot, section): SectionId) -> Result<Vec<u8>> {
         let toc = self.toc(snapshot)?;
-        let place = toc.section(section)?.ok_or_else(|| {
+        self.read(&self.place(&toc, snapshot, section)?)
+    }
+
+    fn place(&self, toc: &Toc, snapshot: SnapshotNumber, section: u64) -> Result<SectionPlace> {
+        toc.section(section)?.ok_or_else(|| {
             Error::damage(format!(
                 "the TOC of snapshot {snapshot} has no section {section}"
             ))
-        })?;
-        self.read(&place)
+        })
     }
 
     /// Remember, or forget, that the object a section lies in is damaged or missing.
@@ -376,26 +385,51 @@ impl Sections {
                 "the proxy's copy is damaged: asking the bucket"
             );
         }
+        if let Some(frame) = self.read_warm(place)? {
+            let what = format!(
+                "section {} in the kept parts of {}",
+                place.section, place.tarball.key
+            );
+            return decompress_section(&frame, raw_length, &what);
+        }
         read_section(self.bucket.as_ref(), &self.fs, place)
+    }
+
+    /// The frame from the parts of the tarball that were fetched in advance, verified.
+    fn read_warm(&self, place: &SectionPlace) -> Result<Option<Vec<u8>>> {
+        let path = self.proxy.warm_path_of(&place.tarball.key)?;
+        let frame = read_frame_of(&path, place)?;
+        Ok(frame.filter(|frame| is_frame(frame, place)))
     }
 
     /// The frame from the proxy cache, unverified; `None` when the tarball is not there.
     fn read_local(&self, place: &SectionPlace) -> Result<Option<Vec<u8>>> {
-        let path = self.proxy.path_of(&place.tarball.key)?;
-        let read = File::open(&path).and_then(|file| {
-            let length = usize::try_from(place.length).map_err(std::io::Error::other)?;
-            let mut frame = vec![0; length];
-            file.read_exact_at(&mut frame, place.offset)?;
-            Ok(frame)
-        });
-        match read {
-            Ok(frame) => Ok(Some(frame)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => {
-                // The bucket has it too.
-                tracing::warn!(file = %path.display(), error = %e, "the proxy's copy is unreadable");
-                Ok(None)
-            }
+        read_frame_of(&self.proxy.path_of(&place.tarball.key)?, place)
+    }
+}
+
+/// The bytes of a frame from a local file; `None` when they are not there.
+fn read_frame_of(path: &Path, place: &SectionPlace) -> Result<Option<Vec<u8>>> {
+    let read = File::open(path).and_then(|file| {
+        let length = usize::try_from(place.length).map_err(io::Error::other)?;
+        let mut frame = vec![0; length];
+        file.read_exact_at(&mut frame, place.offset)?;
+        Ok(frame)
+    });
+    match read {
+        Ok(frame) => Ok(Some(frame)),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => {
+            // The bucket has it too.
+            tracing::warn!(file = %path.display(), error = %e, "the proxy's copy is unreadable");
+            Ok(None)
         }
     }
 }

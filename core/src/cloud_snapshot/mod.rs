@@ -16,7 +16,7 @@ pub use live::{LiveSections, inodes_touched, live_extents, live_sections, names_
 pub use objects::{
     ObjectReader, ReadFailure, ReadSoFar, Scratch, decompressed_limit, download, get_range,
 };
-pub use sections::{is_frame, read_section, section_length};
+pub use sections::{is_frame, read_frame, read_section, section_length};
 pub use summary::{LayerSummary, Rows, Summary, TocSummary};
 pub use tarball_stream::{MemberContents, TarballStream};
 

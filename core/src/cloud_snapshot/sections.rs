@@ -53,6 +53,22 @@ pub(super) fn open_frame(fs: &Handle, place: &SectionPlace, frame: &[u8]) -> Res
     decompress_section(frame, raw_length, &what)
 }
 
+/// Fetch the frame of a section as it is stored, and verify it. One range GET.
+///
+/// # Errors
+/// As [`read_section`].
+pub fn read_frame(bucket: &dyn Bucket, fs: &Handle, place: &SectionPlace) -> Result<Vec<u8>> {
+    section_length(fs, place)?;
+    let key = keys::absolute(fs, &place.tarball.key)?;
+    let frame = get_range(bucket, &key, place.offset, place.length)?;
+    if !is_frame(&frame, place) {
+        let what = describe(fs, place);
+        let text = format!("{what} has other contents than were written");
+        return Err(Error::damage(text));
+    }
+    Ok(frame)
+}
+
 /// Fetch a section, verify and decompress it. One range GET.
 ///
 /// # Errors

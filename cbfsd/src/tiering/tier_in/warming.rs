@@ -1,0 +1,130 @@
+//! Fetching contents in advance, to stay: the sections of files go, as they are stored, into the proxy cache
+//! ([`ProxyCache::keep_part`](super::super::proxy::ProxyCache::keep_part)), from where reads take them without the bucket.
+//!
+//! Nothing is noted of what is there: each part is verified before it is believed, here and by who reads it. So a crash at
+//! any time costs only work.
+
+use super::{SectionId, Sections, TierIn};
+use cbfs_core::api::{ErrorBody, ErrorDetail};
+use cbfs_core::cloud_snapshot::{is_frame, read_frame};
+use cbfs_core::error::{Error, ErrorKind, Result};
+use cbfs_core::ids::Ino;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Sections fetched at a time.
+const FETCHES: usize = 8;
+/// Blocks looked up at a time.
+const BLOCKS: u64 = 1024;
+/// What is fetched in advance leaves the disk at least this many bytes.
+const LEFT_FREE: u64 = 256 << 20;
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Warmed {
+    /// Bytes, as stored, that were fetched.
+    pub fetched_bytes: u64,
+    /// Bytes, as stored, that were here.
+    pub kept_bytes: u64,
+    /// Files of which an object is damaged or missing.
+    pub failed: BTreeMap<Ino, ErrorDetail>,
+}
+
+impl TierIn {
+    /// Fetch all sections that these blocks of files lie in. Waits for the bucket.
+    ///
+    /// # Errors
+    /// Those of bucket and disk, [`ErrorKind::Failed`] before the disk gets full: what was fetched stays. A damaged object
+    /// is none: it is told for each file.
+    pub fn warm(&self, wanted: &[(Ino, Range<u64>)]) -> Result<Warmed> {
+        let mut sections: BTreeMap<SectionId, Vec<Ino>> = BTreeMap::new();
+        for (ino, blocks) in wanted {
+            let mut from = blocks.start;
+            while from < blocks.end {
+                let to = blocks.end.min(from.saturating_add(BLOCKS));
+                let contents = self.sections.stack.content(*ino, from, to)?;
+                for extent in contents.iter().filter_map(|content| content.extent) {
+                    let files = sections
+                        .entry((extent.snapshot, extent.section))
+                        .or_default();
+                    if files.last() != Some(ino) {
+                        files.push(*ino);
+                    }
+                }
+                from = to;
+            }
+        }
+        let sections: Vec<_> = sections.into_iter().collect();
+        let next = AtomicUsize::new(0);
+        let warmed = Mutex::new(Warmed::default());
+        let fetch = || -> Result<()> {
+            while let Some((id, files)) = sections.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match self.sections.keep(*id) {
+                    Ok(Kept::Fetched(bytes)) => warmed.lock().fetched_bytes += bytes,
+                    Ok(Kept::Before(bytes)) => warmed.lock().kept_bytes += bytes,
+                    Err(e) if e.kind() == ErrorKind::Damage => {
+                        let detail = ErrorBody::from(&e).error;
+                        let files = files.iter().map(|ino| (*ino, detail.clone()));
+                        warmed.lock().failed.extend(files);
+                    }
+                    Err(e) => {
+                        next.store(sections.len(), Ordering::Relaxed); // for nobody else either
+                        return Err(e);
+                    }
+                }
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..FETCHES.min(sections.len()))
+                .map(|_| scope.spawn(fetch))
+                .collect();
+            let mut outcome = fetch();
+            for other in others {
+                let ended = other
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::failed("a thread that fetched panicked")));
+                outcome = outcome.and(ended);
+            }
+            outcome
+        })?;
+        Ok(warmed.into_inner())
+    }
+}
+
+/// Bytes, as stored.
+enum Kept {
+    Fetched(u64),
+    Before(u64),
+}
+
+impl Sections {
+    fn keep(&self, id: SectionId) -> Result<Kept> {
+        let kept = self.find_and_keep(id);
+        self.note_damage(id, kept.as_ref().err());
+        kept
+    }
+
+    fn find_and_keep(&self, id: SectionId) -> Result<Kept> {
+        let (toc, section) = (self.toc(id.0)?, id.1);
+        let place = self.place(&toc, id.0, section)?;
+        let whole = self.read_local(&place)?;
+        if whole.is_some_and(|frame| is_frame(&frame, &place)) || self.read_warm(&place)?.is_some()
+        {
+            return Ok(Kept::Before(place.length));
+        }
+        let free = self.proxy.free_bytes()?;
+        if free < place.length.saturating_add(LEFT_FREE) {
+            let text = format!("the disk of the proxy cache has only {free} bytes left");
+            return Err(Error::failed(text)
+                .hint("make room there, or warm fewer paths; what is fetched already stays"));
+        }
+        let frame = read_frame(self.bucket.as_ref(), &self.fs, &place)?;
+        self.proxy
+            .keep_part(&place.tarball.key, place.offset, &frame)?;
+        Ok(Kept::Fetched(place.length))
+    }
+}
