@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         batch: Vec::new(),
         seen: HashSet::new(),
         shown: Shown {
-            id: instance.id.clone(),
+            id: instance.id,
             ..Shown::default()
         },
         progress: Progress::new(&context.output, 0),

@@ -10,6 +10,9 @@ use std::sync::Arc;
 /// Node ids from here on are those of `MOUNT/.cbfs`.
 const OF_VISIBLE_SNAPSHOTS: u64 = 1 << 63;
 
+/// Node ids of the mount, and the inodes they stand for.
+type Files = Vec<(u64, Ino)>;
+
 impl Manager {
     /// Bring the contents of files to this node, to stay. A file that changed hands meanwhile (the slave moved on, and nobody
     /// has it open) needs nothing. Waits for the bucket, and holds no lock that anything else waits for.
@@ -28,7 +31,7 @@ impl Manager {
         }
         let open = self.open_one(id)?;
         // An old version that somebody has open belongs to an instance of its own.
-        let mut holders: Vec<(Arc<Instance>, Vec<(u64, Ino)>)> = Vec::new();
+        let mut holders: Vec<(Arc<Instance>, Files)> = Vec::new();
         for node in &request.inodes {
             let Ok((holder, ino)) = open.mounted.holder_of(*node) else {
                 continue;

@@ -81,8 +81,15 @@ impl SnapshotService {
                 self.superseded(&e);
                 return Ok(());
             }
+            Err(e) if e.kind() == ErrorKind::Damage => {
+                // It is still master, but nobody can take over from it, or tell what its snapshots are.
+                let text = format!("who is master cannot be told any more: {e}");
+                self.instance.set_problem("epoch", Some(text));
+                return Err(e);
+            }
             confirmed => confirmed?,
         }
+        self.instance.set_problem("epoch", None);
         if first {
             self.look_for_later_self()?;
         }

@@ -280,7 +280,14 @@ fn a_promotion_that_cannot_be_right_is_refused_and_changes_nothing() {
     let good = fs::read(&claim).unwrap();
     fs::write(&claim, "{}").unwrap();
     promote(&master, &node, 1).fails(14, &["epochs/00001.json"]);
+    // Its master serves on, and says what is wrong.
+    let problems = || master.node.json(["instance", "show", &master.fs])["problems"].to_string();
+    wait_until("the damaged epoch is told", || {
+        problems().contains("epochs/00001.json")
+    });
+    fs::write(master.at("while it is damaged"), "written").unwrap();
     fs::write(&claim, good).unwrap();
+    wait_until("all is well again", || problems() == "null");
     // No right to write.
     let epochs = claim.parent().unwrap();
     if make_read_only(epochs, true) {
