@@ -25,15 +25,13 @@ use cbfs_core::frames::StoredObject;
 use cbfs_core::ids::{SnapshotNumber, Xid};
 use cbfs_core::inode::Timestamp;
 use cbfs_core::snapshot::{FailureType, SnapshotState, SnapshotStatus, StatusEvent, up_to_written};
+use cbfs_core::tarball::DEFAULT_LEVEL;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Tarballs do not get smaller than this on a full disk, in bytes.
 const SMALLEST_TARBALL_TARGET: u64 = 1 << 20;
-
-/// zstd's level for everything persisted.
-const LEVEL: i32 = 3;
 
 /// How an attempt ended.
 pub(super) enum Outcome {
@@ -460,7 +458,7 @@ impl SnapshotService {
             frozen: source,
             instance: &at_cut,
             out: &proxy,
-            level: LEVEL,
+            level: DEFAULT_LEVEL,
             tarball_target: self.tarball_target().min(target),
         };
         let log_key = format!("{}{}", job_prefix(manifest), keys::LOG);
@@ -471,7 +469,7 @@ impl SnapshotService {
         let (persisted, log) = std::thread::scope(|scope| {
             let log = || match earlier_log {
                 Some(made) => Ok(made),
-                None => change_log::write(&journal, job.xid, &log_path, log_key, LEVEL),
+                None => change_log::write(&journal, job.xid, &log_path, log_key, DEFAULT_LEVEL),
             };
             let log = std::thread::Builder::new()
                 .name("change-log".into())

@@ -21,6 +21,7 @@ use cbfs_core::format::{Features, keys};
 use cbfs_core::frames::compress_seekable;
 use cbfs_core::handle::Handle;
 use cbfs_core::layers::merge::{Merged, Run, merge};
+use cbfs_core::tarball::DEFAULT_LEVEL;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -33,9 +34,6 @@ use std::thread::JoinHandle;
 /// A chain of this many layers is merged: early enough that it stays within 8 (the design's bound) although
 /// one or two snapshots are made meanwhile.
 const MERGE_AT: usize = 6;
-
-/// Level of zstd for merged layers.
-const LEVEL: i32 = 3;
 
 /// Told of the last merge's problem; `None` when it went well.
 pub type OnProblem = Box<dyn Fn(Option<String>) + Send + Sync>;
@@ -254,7 +252,7 @@ impl LayerMerger {
             let (from, to) = (oldest.from, newest.to);
             let key = keys::merged_layer(from, to, &params.ids.attempt());
             let packed = dir.join("merged.sqlite.zst");
-            let object = compress_seekable(&plain, &packed, LEVEL)?.at(key);
+            let object = compress_seekable(&plain, &packed, DEFAULT_LEVEL)?.at(key);
             self.check_stop()?;
             let absolute = keys::absolute(&params.fs, &object.key)?;
             put_file(&*params.bucket, &absolute, &object, &packed, None)?;

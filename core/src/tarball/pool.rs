@@ -8,8 +8,9 @@ use std::thread::{self, JoinHandle};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
-/// Compression level of sections unless configured otherwise.
-pub const DEFAULT_LEVEL: i32 = 3;
+/// zstd's level of everything that is persisted. For sections of up to 1 MiB level 3 has no longer window to look
+/// back into: on trees of source text it takes 20 to 35 % longer than level 2 for less than 1 % of the bytes.
+pub const DEFAULT_LEVEL: i32 = 2;
 
 /// More threads than this are not started: with sections of up to 1 MiB in flight each of them
 /// costs about 8 MiB, and the daemon has 300 MiB in all.
