@@ -63,16 +63,42 @@ pub fn is_deleted(bucket: &dyn Bucket, fs: &Handle, snapshot: BaseSnapshot) -> R
 pub fn holds(bucket: &dyn Bucket, fs: &Handle) -> Result<BTreeMap<BaseSnapshot, Vec<Hold>>> {
     let mut found: BTreeMap<BaseSnapshot, Vec<Hold>> = BTreeMap::new();
     for (snapshot, nth) in standing(&hold_keys(bucket, fs)?) {
-        let key = keys::absolute(fs, &keys::hold(snapshot.number, snapshot.epoch, nth))?;
-        let Some(mark) = get_document::<SnapshotMark>(bucket, &key)? else {
-            continue; // cannot be: marks stay
-        };
-        promised(&key, mark.fs == *fs && mark.snapshot() == snapshot, || {
-            format!("snapshot {} of {}", mark.number, mark.fs)
-        })?;
-        found.entry(snapshot).or_default().push(Hold { nth, mark });
+        if let Some(hold) = read_hold(bucket, fs, snapshot, nth)? {
+            found.entry(snapshot).or_default().push(hold);
+        }
     }
     Ok(found)
+}
+
+/// Which holds of one snapshot stand: their ordinals. One listing.
+pub fn standing_holds(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    snapshot: BaseSnapshot,
+) -> Result<Vec<u32>> {
+    let all = standing(&hold_keys(bucket, fs)?);
+    let own = all.into_iter().filter(|(held, _)| *held == snapshot);
+    Ok(own.map(|(_, nth)| nth).collect())
+}
+
+/// One hold, whether it stands or not; `None` when there never was one.
+///
+/// # Errors
+/// [`ErrorKind::Damage`] names the mark that is not what it was.
+pub fn read_hold(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    snapshot: BaseSnapshot,
+    nth: u32,
+) -> Result<Option<Hold>> {
+    let key = keys::absolute(fs, &keys::hold(snapshot.number, snapshot.epoch, nth))?;
+    let Some(mark) = get_document::<SnapshotMark>(bucket, &key)? else {
+        return Ok(None);
+    };
+    promised(&key, mark.fs == *fs && mark.snapshot() == snapshot, || {
+        format!("snapshot {} of {}", mark.number, mark.fs)
+    })?;
+    Ok(Some(Hold { nth, mark }))
 }
 
 /// Mark a snapshot of the current lineage deleted. Three listings, then one PUT; a crash leaves it marked or
@@ -91,7 +117,7 @@ pub fn delete_snapshot(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<()> {
 pub(super) fn delete_mark(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<()> {
     let relative = keys::deleted_snapshot(mark.number, mark.epoch);
     let key = keys::absolute(&mark.fs, &relative)?;
-    match create_or_same(bucket, &key, &format::to_json(mark)?) {
+    match create_or_same(bucket, &key, &format::to_sealed_json(mark)?) {
         // Somebody else marked it at the same moment.
         Ok(()) | Err(BucketError::AlreadyExists { .. }) => Ok(()),
         Err(e) => Err(e.into()),
@@ -159,7 +185,7 @@ pub fn hold_snapshot(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<u32> {
         .filter(|k| k.snapshot == snapshot)
         .map(|k| k.nth)
         .max();
-    let bytes = format::to_json(mark)?;
+    let bytes = format::to_sealed_json(mark)?;
     let mut nth = last.unwrap_or(0);
     loop {
         nth = nth.checked_add(1).ok_or_else(too_many_holds)?;
@@ -204,7 +230,7 @@ pub fn release_snapshot(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<usiz
 fn release(bucket: &dyn Bucket, mark: &SnapshotMark, nth: u32) -> Result<()> {
     let relative = keys::released_hold(mark.number, mark.epoch, nth);
     let key = keys::absolute(&mark.fs, &relative)?;
-    match bucket.create(&key, Body::Bytes(&format::to_json(mark)?)) {
+    match bucket.create(&key, Body::Bytes(&format::to_sealed_json(mark)?)) {
         Ok(()) | Err(BucketError::AlreadyExists { .. }) => Ok(()),
         Err(e) => Err(e.into()),
     }

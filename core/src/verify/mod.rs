@@ -141,6 +141,7 @@ impl Verifier<'_> {
                 return self.whole_snapshot(key.as_str(), self.judge(e)?);
             }
         };
+        self.holds()?;
         self.total = objects_of(&manifest).map(|o| o.size).sum();
         let layers = self.layers(&manifest)?;
         let stack = stack_of(&layers, config.block_size);
@@ -181,6 +182,26 @@ impl Verifier<'_> {
             }
         }
         Ok(Some(manifest))
+    }
+
+    /// The marks that keep the snapshot from being deleted.
+    fn holds(&mut self) -> Result<()> {
+        let (bucket, fs, id) = (self.the.bucket, self.the.fs, self.the.id);
+        for nth in catalog::standing_holds(bucket, fs, id)? {
+            self.report.objects += 1;
+            if let Err(e) = catalog::read_hold(bucket, fs, id, nth) {
+                let key = keys::absolute(fs, &keys::hold(id.number, id.epoch, nth))?;
+                self.report.findings.push(Finding {
+                    object: key.as_str().to_owned(),
+                    problem: Problem::Contents,
+                    message: self.judge(e)?.1,
+                    holds: format!("who holds snapshot {}, and why", id.number),
+                    paths: Vec::new(),
+                });
+                self.lost.push(Lost::Nothing);
+            }
+        }
+        Ok(())
     }
 
     /// A finding that concerns all of the snapshot.

@@ -143,6 +143,29 @@ fn a_flipped_byte_in_any_object_is_found_and_named_with_the_files_it_holds() {
             assert_eq!(finding["problem"], "contents");
         });
     }
+    // A hold is one more object of the snapshot. The mark of a deleted snapshot says all by its name.
+    let mark = "holds/0000000002-e1.0001.json";
+    m.node.ctl(["snapshot", "hold", "home@2"]).ok();
+    let path = object(&m, mark);
+    let size = fs::read(&path).unwrap().len();
+    for at in [0, size / 2, size - 1] {
+        let finding = with_damage(&path, flip(at), || only_finding(&m, &["home@2"], mark));
+        assert!(files(&finding).is_empty(), "byte {at}: {finding:#}");
+    }
+    m.node
+        .ctl(["snapshot", "delete", "home@1", "--confirm", &m.fs])
+        .ok();
+    let mark = object(&m, "deleted/0000000001-e1.json");
+    with_damage(&mark, flip(10), || {
+        let listed = m.node.json(["snapshot", "list", "home"]);
+        let numbers: Vec<_> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| &s["number"])
+            .collect();
+        assert_eq!(numbers, [2], "{listed:#}");
+    });
     // All is as before.
     let (report, code) = Outsider::of(&m).json(&["snapshot", "verify", "home@2", "--deep"]);
     assert_eq!(code, Some(0), "{report:#}");
