@@ -43,11 +43,11 @@ impl Kvs {
                 (tables.generation, large)
             };
             let limit = self.cache_limit.load(Ordering::Relaxed);
+            // Reads alone must stay within the bound too: on a slave, and while no flush comes.
+            self.bound_cache(limit);
             let loaded = fetch(&self.files(), miss, large, limit)?;
             let mut tables = self.tables.lock();
             if tables.generation == generation {
-                // Reads alone must stay within the bound too: on a slave, and while no flush comes.
-                tables.cache.bound(limit);
                 install(&mut tables, loaded);
                 return Ok(());
             }

@@ -7,6 +7,7 @@
 //! What a crash leaves: the files are as of `committed_xid`; the journal has the rest. A rotation
 //! is redone from the `closed_by` mark, a fold is idempotent and is run again.
 
+mod bound;
 mod file;
 mod fold;
 pub(crate) mod inspect;

@@ -259,9 +259,12 @@ impl Kvs {
             batch.tables().cache.put_inline(*ino, inline.clone());
         }
         drop(batch);
-        let mut tables = self.tables();
-        tables.flushing = None;
-        tables.cache.bound(cache_limit);
+        {
+            let mut tables = self.tables();
+            tables.flushing = None;
+            tables.generation += 1;
+        }
+        self.bound_cache(cache_limit);
     }
 }
 

@@ -48,7 +48,8 @@ pub struct Tables {
     pub flushing: Option<Arc<Table>>,
     /// Clean rows.
     pub cache: Table,
-    /// Raised whenever rows leave `flushing`: a row read from the files before that may be stale.
+    /// Raised whenever rows begin to move from `flushing` to `cache`, and when they have: a row read from the files, or taken
+    /// out of the cache, before that may be stale. So it is odd meanwhile.
     pub generation: u64,
     /// The last operation applied.
     pub xid: Xid,
@@ -66,6 +67,11 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Whether rows of a flush are moving into the cache.
+    pub(super) fn is_retiring(&self) -> bool {
+        !self.generation.is_multiple_of(2)
+    }
+
     /// An inode, dead or alive; `None` is "never was".
     pub fn inode_row(&self, ino: Ino) -> Found<Inode> {
         if let Some(inode) = self.hot.inodes.get(&ino) {
