@@ -34,6 +34,11 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// How it stands now, for `systemctl status`.
+pub fn status(text: &str) {
+    tell(&[NotifyState::Status(text)]);
+}
+
 /// The settings are being read anew; [`ready`] must follow.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {

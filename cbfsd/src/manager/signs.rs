@@ -1,12 +1,15 @@
 //! Signs of life: what this node says of itself in the buckets of its file systems (`nodes/<node>.json`), for people
 //! at other nodes, above all for who is about to promote one.
 //!
+//! The same thread tells the service manager how the daemon stands, as it hears of everything that comes or goes.
+//!
 //! Written when an instance comes, goes or changes its role or epoch; at most twice a minute when another snapshot is
 //! the last; and every [`WRITE_EVERY`]. Where the bucket may only be read nothing is said, and nobody complains: no
 //! decision rests on a sign.
 
 use super::Manager;
 use super::config::host_name;
+use crate::service_manager;
 use cbfs_core::api::Role;
 use cbfs_core::bucket::{BucketUrl, LazyBucket};
 use cbfs_core::catalog;
@@ -97,6 +100,7 @@ impl Manager {
 
 fn run(manager: &Weak<Manager>, bell: &Receiver<()>) {
     let mut said: BTreeMap<Place, Said> = BTreeMap::new();
+    let mut status = None;
     loop {
         if let Err(RecvTimeoutError::Disconnected) = bell.recv_timeout(LOOK_EVERY) {
             return;
@@ -111,6 +115,11 @@ fn run(manager: &Weak<Manager>, bell: &Receiver<()>) {
         let mut now = manager.signs();
         if manager.stopping.load(Ordering::SeqCst) {
             return;
+        }
+        let words = manager.in_words();
+        if status.as_ref() != Some(&words) {
+            service_manager::status(&words);
+            status = Some(words);
         }
         let places: BTreeSet<Place> = now.keys().chain(said.keys()).cloned().collect();
         for place in places {
