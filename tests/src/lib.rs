@@ -31,6 +31,7 @@ mod ledger;
 mod node;
 mod program;
 mod stage;
+pub mod terminal;
 pub mod tools;
 pub mod tree;
 

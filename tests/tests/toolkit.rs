@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
-use cbfs_tests::{Master, Node, Ran, Stage, cbfsctl, needs_fuse};
+use cbfs_tests::terminal::Terminal;
+use cbfs_tests::{Master, Node, Ran, Stage, cbfsctl, needs_fuse, needs_tools};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -67,6 +68,56 @@ fn completion_in_bash_keeps_what_stands_before_an_at_sign() {
     let mut bash = m.node.environment_of(Command::new("bash"));
     bash.args(["--norc", "-c", &calls]);
     assert_eq!(Ran::of(&mut bash).ok(), "@monday\n");
+}
+
+/// How a shell takes the completion up, in a directory with it.
+const SHELLS: [(&str, &str, &str); 3] = [
+    (
+        "bash",
+        "bash --norc --noprofile -i",
+        "source ./cbfsctl.bash",
+    ),
+    (
+        "zsh",
+        "zsh -f -i",
+        "fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D",
+    ),
+    ("fish", "fish --no-config -i", "source ./cbfsctl.fish"),
+];
+
+#[test]
+fn completion_works_in_the_real_shells() {
+    needs_fuse!();
+    needs_tools!("tmux", "zsh", "fish");
+    let m = Master::new();
+    let named = ["snapshot", "create", "home", "--name", "monday", "--wait"];
+    m.node.ctl(named).ok();
+    let bin = m.stage.dir("bin");
+    std::os::unix::fs::symlink(cbfsctl(), bin.join("cbfsctl")).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../completions");
+    for (name, shell, setup) in SHELLS {
+        let command = format!("cd {} && exec {shell}", scripts.display());
+        let environment = [
+            ("CBFS_SOCKET", &*m.node.socket()),
+            ("CBFS_STATE_DIR", &*m.node.state_dir()),
+            ("CBFS_CONFIG", Path::new("/dev/null")),
+            ("HOME", &*m.stage.dir("shell-home")),
+            ("PATH", Path::new(&path)),
+        ];
+        let socket = m.stage.path(format!("tmux-{name}"));
+        let terminal = Terminal::run(socket, (100, 30), &environment, &command);
+        // In two parts, so that the line that is typed does not count as the answer.
+        terminal.press(&[&format!("{setup}; echo re''ady"), "Enter"]);
+        terminal.wait_for("ready");
+        // The only candidate is filled in: of a snapshot the live name, of a command its word.
+        terminal.press(&["cbfsctl snapshot show home@mo", "Tab"]);
+        terminal.wait_for("show home@monday");
+        terminal.press(&["C-u", "cbfsctl sna", "Tab"]);
+        terminal.wait_for("cbfsctl snapshot");
+        terminal.press(&["C-u", "cbfsctl umou", "Tab", "ho", "Tab"]);
+        terminal.wait_for("cbfsctl umount home");
+    }
 }
 
 /// `mount.cbfs` as mount(8) runs it.
