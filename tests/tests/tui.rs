@@ -4,6 +4,7 @@
 
 use cbfs_tests::terminal::Terminal;
 use cbfs_tests::{Master, Node, cbfsctl, needs_fuse, needs_tools};
+use std::process::Command;
 
 /// The TUI of the master's node; when it ends, the terminal says how and stays.
 fn watch(master: &Master, size: (u16, u16), options: &str) -> Terminal {

@@ -4,8 +4,9 @@ use crate::bucket_view::ViewKey;
 use crate::message::Effect;
 use cbfs_core::api::{MountRequest, Role, SnapshotRequest, UmountRequest};
 use cbfs_core::format::epoch::BaseSnapshot;
-use cbfs_core::handle::{FsAndSnapshot, Handle, validate_snapshot_name};
+use cbfs_core::handle::{FsAndSnapshot, Handle, SnapshotSelector, validate_snapshot_name};
 use cbfs_core::ids::{Epoch, SnapshotNumber};
+use cbfs_core::schedule;
 use cbfs_core::snapshot::SnapshotKind;
 use std::path::{Path, PathBuf};
 
@@ -173,9 +174,8 @@ impl Dialog {
             Purpose::Promote(daemon, fs, previous) => {
                 Ok(Effect::Promote(*daemon, fs.clone(), *previous))
             }
-            Purpose::Mount(daemon) => {
-                mount_request(answer(0), answer(1), answer(2)).map(|r| Effect::Mount(*daemon, r))
-            }
+            Purpose::Mount(daemon) => mount_request(answer(0), answer(1), answer(2), answer(3))
+                .map(|r| Effect::Mount(*daemon, r)),
             Purpose::Umount(daemon, id) => {
                 let request = UmountRequest {
                     target: id.clone(),
@@ -187,11 +187,27 @@ impl Dialog {
     }
 }
 
-fn mount_request(what: &str, dir: &str, bucket: &str) -> Result<MountRequest, String> {
+fn mount_request(
+    what: &str,
+    dir: &str,
+    bucket: &str,
+    follow: &str,
+) -> Result<MountRequest, String> {
     let target: FsAndSnapshot = what.parse().map_err(|e: cbfs_core::Error| e.to_string())?;
     if !Path::new(dir).is_absolute() {
         return Err("the directory must be an absolute path".to_owned());
     }
+    let follow = match (follow, &target.snapshot) {
+        ("", _) => None,
+        (every, Some(SnapshotSelector::Latest)) => {
+            let every = schedule::parse_duration(every).map_err(|e| e.to_string())?;
+            if every.is_zero() {
+                return Err("following looks every second at most".to_owned());
+            }
+            Some(every.as_secs())
+        }
+        _ => return Err("only FS@latest follows; leave that field empty".to_owned()),
+    };
     Ok(MountRequest {
         fs: target.fs.as_str().to_owned(),
         bucket: Some(bucket.to_owned()).filter(|b| !b.is_empty()),
@@ -204,7 +220,7 @@ fn mount_request(what: &str, dir: &str, bucket: &str) -> Result<MountRequest, St
         non_empty: false,
         noatime: false,
         kvs_limit: None,
-        follow: None,
+        follow,
         i_prevent_split_brain: false,
     })
 }

@@ -219,10 +219,13 @@ pub(super) fn mount(state: &mut State) {
         .text([
             "FS is the master, read-write; FS@12, FS@NAME or FS@latest that snapshot, read-only."
                 .to_owned(),
+            "FS@latest with a time (10s, 5m) in the last field follows: it looks for new snapshots that often."
+                .to_owned(),
         ])
         .field("FS[@SNAP]", &what)
         .field("directory", &dir)
-        .field("bucket", &bucket);
+        .field("bucket", &bucket)
+        .field("follow every", "");
     dialog.focus = usize::from(!what.is_empty());
     state.overlay = Some(Overlay::Dialog(dialog));
 }

@@ -153,6 +153,16 @@ fn a_snapshot_is_mounted_as_a_slave_and_a_file_system_as_master() {
         told.effects,
         [Effect::Mount(0, request(None, Role::Master, "/mnt/home"))]
     );
+    // The latest follows, where a time is given; a master does not.
+    told.effects.clear();
+    told.keys(&["1", "m", "follows", "Tab", "Tab", "5m", "Enter"]);
+    assert!(told.effects.is_empty(), "a master follows nobody");
+    told.keys(&["Tab", "@latest", "Enter"]);
+    let follower = MountRequest {
+        follow: Some(300),
+        ..request(Some("latest"), Role::Slave, "/mnt/follows")
+    };
+    assert_eq!(told.effects, [Effect::Mount(0, follower)]);
 }
 
 #[test]
