@@ -7,12 +7,13 @@
 //! which the next [`ProxyCache::open`] removes. What an earlier process left is hashed once before
 //! this process trusts it; so nothing that was fetched is fsynced: what a power loss takes is fetched again.
 //!
-//! A tarball of which only parts were asked for in advance is a sparse file `KEY.warm` with these parts where they lie in
-//! the object. Nothing says which: who reads one verifies it, as it must anyway, and what fails that is not there.
+//! Parts of tarballs that were fetched in advance lie beside them: see [`parts`].
 //!
 //! A decompressed database `KEY` (of the object `KEY.zst`) has a file `KEY.made` beside it that
 //! says which object it was made from, and its own size and hash; it is written after the database,
 //! so a database without a fitting one is made anew.
+
+mod parts;
 
 use cbfs_core::api::ErrorBody;
 use cbfs_core::bucket::{Bucket, BucketError, Key};
@@ -28,7 +29,6 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::hash::Hash;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,8 +36,6 @@ use std::sync::Arc;
 const TMP: &str = "tmp";
 /// End of all keys of compressed objects.
 const COMPRESSED: &str = ".zst";
-/// End of the names of files with parts of a tarball.
-const WARM: &str = ".warm";
 
 /// The local directory of objects.
 #[derive(Debug)]
@@ -156,57 +154,6 @@ impl ProxyCache {
             }
             self.trusted.lock().insert(id);
             Ok(path.clone())
-        })
-    }
-
-    /// Where parts of the object `key` stand that were asked for in advance. It need not exist.
-    ///
-    /// # Errors
-    /// As [`ProxyCache::path_of`].
-    pub fn warm_path_of(&self, key: &str) -> Result<PathBuf> {
-        let mut path = self.path_of(key)?.into_os_string();
-        path.push(WARM);
-        Ok(path.into())
-    }
-
-    /// Keep a verified part of an object, from `offset`. Not durable: after a power loss it may be fetched again.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn keep_part(&self, key: &str, offset: u64, bytes: &[u8]) -> Result<()> {
-        let path = self.warm_path_of(key)?;
-        let write = || {
-            fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
-            let mut options = File::options();
-            let file = options
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)?;
-            file.write_all_at(bytes, offset)
-        };
-        write().context(|| format!("{} could not be written", path.display()))
-    }
-
-    /// Bytes that the disk leaves.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn free_bytes(&self) -> Result<u64> {
-        let found = rustix::fs::statvfs(&self.dir).map_err(io::Error::from);
-        let found = found.context(|| format!("{} could not be examined", self.dir.display()))?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
-    }
-
-    /// Take over what another cache has and this one has not, by hard links: each file is only ever replaced by a rename,
-    /// but for parts of tarballs, which are verified whenever they are read.
-    ///
-    /// # Errors
-    /// Those of the disk; some files are taken over then, others not.
-    pub fn adopt(&self, other: &ProxyCache) -> Result<()> {
-        link_all(&other.dir, &other.dir.join(TMP), &self.dir).context(|| {
-            let (from, to) = (other.dir.display(), self.dir.display());
-            format!("{from} could not be linked into {to}")
         })
     }
 
@@ -344,7 +291,7 @@ fn remove_others(dir: &Path, left_alone: &Path, kept: &HashSet<PathBuf>) -> io::
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();
-        if path == left_alone || kept.contains(&path) || is_warm_beside(&path, kept) {
+        if path == left_alone || kept.contains(&path) || parts::is_beside(&path, kept) {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -355,38 +302,6 @@ fn remove_others(dir: &Path, left_alone: &Path, kept: &HashSet<PathBuf>) -> io::
             }
         } else {
             fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether these are parts of a tarball, in a folder where something else is kept: the TOC that they are found by.
-fn is_warm_beside(path: &Path, kept: &HashSet<PathBuf>) -> bool {
-    path.to_str().is_some_and(|name| name.ends_with(WARM))
-        && kept.iter().any(|other| other.parent() == path.parent())
-}
-
-fn link_all(from: &Path, left_out: &Path, to: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(from) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let (path, there) = (entry.path(), to.join(entry.file_name()));
-        if path == left_out {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            fs::create_dir_all(&there)?;
-            link_all(&path, left_out, &there)?;
-            continue;
-        }
-        match fs::hard_link(&path, &there) {
-            // One that is removed meanwhile is fetched when it is needed.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            linked => linked?,
         }
     }
     Ok(())

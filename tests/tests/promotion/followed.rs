@@ -35,15 +35,7 @@ fn a_follower_goes_over_to_the_new_epoch_and_never_shows_what_diverged() {
         AtomicBool::new(false),
     );
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::SeqCst) {
-                let now = fs::read_to_string(mnt.join("who")).unwrap();
-                let mut seen = seen.lock().unwrap();
-                if seen.last() != Some(&now) {
-                    seen.push(now);
-                }
-            }
-        });
+        let watcher = scope.spawn(|| watch(&mnt, &seen, &stop));
         // Snapshot 3 is about to get its manifest when its master stops, and gets it when it is superseded.
         let failpoint = "snapshot.before-manifest";
         master.node.stop();
@@ -82,10 +74,14 @@ fn a_follower_goes_over_to_the_new_epoch_and_never_shows_what_diverged() {
         });
         third.ctl(["slave", "refresh", mnt.to_str().unwrap()]).ok();
         assert_eq!(shown(&third), (3, 2));
-        // Nor does one that comes only now, or comes back.
+        // Nor does one that comes back only now. (Nobody looks while its mount is dead.)
+        stop.store(true, Ordering::SeqCst);
+        watcher.join().unwrap();
         third.kill9();
         master.node.kill9();
         third.start();
+        stop.store(false, Ordering::SeqCst);
+        scope.spawn(|| watch(&mnt, &seen, &stop));
         fs::write(promoted.join("who"), "last\n").unwrap();
         let wanted = fingerprint(&promoted);
         assert_eq!(snapshot(&master, &node), 4);
@@ -98,6 +94,18 @@ fn a_follower_goes_over_to_the_new_epoch_and_never_shows_what_diverged() {
         stop.store(true, Ordering::SeqCst);
     });
     assert_eq!(*seen.lock().unwrap(), ["first\n", "second\n", "last\n"]);
+}
+
+/// Look at `who` again and again, and note whatever it says that is new.
+#[cfg(debug_assertions)]
+fn watch(mnt: &Path, seen: &std::sync::Mutex<Vec<String>>, stop: &std::sync::atomic::AtomicBool) {
+    while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+        let now = fs::read_to_string(mnt.join("who")).unwrap();
+        let mut seen = seen.lock().unwrap();
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+    }
 }
 
 /// Changes of all kinds, others in each round.
