@@ -10,6 +10,7 @@ mod careless;
 mod cluster;
 mod contract;
 mod faults;
+mod keys;
 mod requests;
 mod scene;
 mod secrets;

@@ -22,7 +22,7 @@ fn all_files(dir: &Path, found: &mut Vec<(String, String)>) {
 }
 
 /// A node without AWS variables that finds its keys in `cbfsd.toml`.
-fn configured(stage: &Stage, name: &str, section: &str) -> Node {
+pub(crate) fn configured(stage: &Stage, name: &str, section: &str) -> Node {
     let node = stage.node(name);
     let file = stage.path(format!("{name}.toml"));
     fs::write(&file, section).unwrap();

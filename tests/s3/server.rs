@@ -1,12 +1,14 @@
 //! A SeaweedFS of a test's own: one process on free loopback ports, killed with the test.
 
-use cbfs_core::bucket::{Bucket, BucketUrl, S3Bucket};
+use cbfs_core::bucket::{Bucket, BucketError, BucketUrl, S3Bucket};
 use cbfs_tests::fault_proxy::FaultProxy;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to start.
@@ -49,12 +51,16 @@ fn free_port() -> u16 {
     panic!("no free ports");
 }
 
-/// Ports that are free, with their twins.
+/// Ports that are free, with their twins, and that no server of another test here was given.
 pub(super) fn free_ports(count: usize) -> Vec<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut ports: Vec<u16> = Vec::new();
     while ports.len() < count {
         let port = free_port();
-        if !ports.iter().any(|p| p.abs_diff(port) == TWIN || *p == port) {
+        let twins = [port, port.wrapping_add(TWIN), port.wrapping_sub(TWIN)];
+        if !twins.iter().any(|p| given.contains(p)) {
+            given.insert(port);
             ports.push(port);
         }
     }
@@ -63,18 +69,20 @@ pub(super) fn free_ports(count: usize) -> Vec<u16> {
 
 /// Who may do what: we everything, [`READER`] read.
 pub(super) fn write_identities(path: &Path) {
+    write_identities_with(path, &variable("AWS_SECRET_ACCESS_KEY"));
+}
+
+/// The same, with this secret of ours.
+fn write_identities_with(path: &Path, secret: &str) {
     let identity = |name: &str, (key, secret): (&str, &str), actions: &[&str]| {
         serde_json::json!({
             "name": name, "credentials": [{"accessKey": key, "secretKey": secret}],
             "actions": actions,
         })
     };
-    let (key, secret) = (
-        variable("AWS_ACCESS_KEY_ID"),
-        variable("AWS_SECRET_ACCESS_KEY"),
-    );
+    let key = variable("AWS_ACCESS_KEY_ID");
     let identities = serde_json::json!({"identities": [
-        identity("admin", (&key, &secret), &["Admin", "Read", "Write", "List", "Tagging"]),
+        identity("admin", (&key, secret), &["Admin", "Read", "Write", "List", "Tagging"]),
         identity("reader", READER, &["Read", "List"]),
     ]});
     fs::write(path, identities.to_string()).expect("its config");
@@ -134,6 +142,9 @@ impl Server {
             .arg(format!("-filer.localSocket={}", at("filer.sock")))
             .arg(format!("-bucket={BUCKET}"))
             .current_dir(self.dir.path())
+            // It would take these for an administrator's.
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("its log twice"))
             .stderr(log)
@@ -142,7 +153,9 @@ impl Server {
         let url: BucketUrl = self.url("").parse().expect("a URL");
         let bucket = S3Bucket::open(&url, true).expect("credentials");
         let started = Instant::now();
-        while let Err(e) = bucket.list_dir("") {
+        // After a rotation it knows us no more, and says so.
+        let is_up = |e: &BucketError| matches!(e, BucketError::Denied { .. });
+        while let Some(e) = bucket.list_dir("").err().filter(|e| !is_up(e)) {
             let process = self.process.as_mut().expect("just started");
             let ended = process.try_wait().expect("its state");
             if ended.is_some() || started.elapsed() > PATIENCE {
@@ -150,6 +163,12 @@ impl Server {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// Our key has another secret from now on.
+    pub(crate) fn rotate(&mut self, secret: &str) {
+        write_identities_with(&self.dir.path().join("s3.json"), secret);
+        self.restart();
     }
 
     /// `kill -9`.
