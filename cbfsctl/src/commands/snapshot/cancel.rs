@@ -96,7 +96,7 @@ fn waits_for(info: &SnapshotInfo, client: &DaemonClient) -> String {
     match problems.is_empty() {
         true => format!("it is {}; {what}", info.state.name()),
         false => format!(
-            "it is {}; {what}. {}",
+            "it is {}; {what} (status: {})",
             info.state.name(),
             printable(&problems.join("; "))
         ),
