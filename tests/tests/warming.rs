@@ -5,6 +5,7 @@
 use cbfs_tests::contents::noise;
 use cbfs_tests::{Master, Node, needs_fuse};
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Files of one directory that share sections, a large one, and one that nobody warms.
@@ -22,10 +23,14 @@ fn master() -> Master {
 }
 
 fn follower(master: &Master) -> (Node, PathBuf) {
-    let node = master.stage.node("b");
+    follower_on(master, "b")
+}
+
+fn follower_on(master: &Master, name: &str) -> (Node, PathBuf) {
+    let node = master.stage.node(name);
     node.set("CBFS_EPOCH_CHECK", "0.2");
     node.start();
-    let mnt = master.stage.dir("mnt-b");
+    let mnt = master.stage.dir(format!("mnt-{name}"));
     let at = mnt.to_str().unwrap();
     let follow = ["--slave", "--follow", "--poll-interval", "1h"];
     let args = ["mount", &master.fs, at, "--bucket", master.bucket.url()];
@@ -137,5 +142,63 @@ fn what_cannot_be_warmed_is_named() {
     let away = master.stage.path("away");
     fs::rename(master.bucket.dir(), &away).unwrap();
     node.ctl(["warm", at, "cold"]).fails(5, &[]);
+    fs::rename(&away, master.bucket.dir()).unwrap();
+}
+
+/// The new version of a file of which the old one is open has an inode number of its own kind.
+#[test]
+fn a_new_version_is_warmed_while_the_old_one_is_open() {
+    needs_fuse!();
+    let master = master();
+    let (node, mnt) = follower(&master);
+    let at = mnt.to_str().unwrap();
+    let old = fs::File::open(mnt.join("large")).unwrap();
+    fs::write(master.at("large"), noise(90, 2_000_000)).unwrap();
+    assert_eq!(master.snapshot(), 2);
+    node.ctl(["slave", "refresh", at]).ok();
+    let new = fs::metadata(mnt.join("large")).unwrap();
+    assert_ne!(new.ino(), old.metadata().unwrap().ino());
+    let warmed = node.json(["warm", at, "large"]);
+    assert!(
+        warmed["fetched_bytes"].as_u64().unwrap() >= 2_000_000,
+        "{warmed:#}"
+    );
+    let away = master.stage.path("away");
+    fs::rename(master.bucket.dir(), &away).unwrap();
+    assert!(fs::read(mnt.join("large")).unwrap() == noise(90, 2_000_000));
+    fs::rename(&away, master.bucket.dir()).unwrap();
+    // The old one is what it was, and the snapshots below `.cbfs` are still refused.
+    let mut bytes = vec![0; 3_500_000];
+    old.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == noise(77, 3_500_000));
+    let inside = mnt.join(".cbfs/snapshots/1/large");
+    node.ctl(["warm", at, inside.to_str().unwrap()])
+        .fails(2, &["below .cbfs/snapshots"]);
+}
+
+/// Of a file with more blocks than can be counted, its data is fetched.
+#[test]
+fn a_hole_without_end_costs_nothing() {
+    needs_fuse!();
+    let master = master();
+    let (node, mnt) = follower(&master);
+    master.node.kill9();
+    let args = ["epoch", "promote", &master.fs, "--previous-epoch", "1"];
+    node.ctl(args.into_iter().chain(["--yes"])).ok();
+    // No file system below has to carry this size: of the file nothing is on the node.
+    let endless = fs::OpenOptions::new().write(true).open(mnt.join("cold"));
+    endless.unwrap().set_len(1 << 62).unwrap();
+    node.ctl(["snapshot", "create", &master.fs, "--wait"]).ok();
+    let (other, mnt) = follower_on(&master, "c");
+    assert_eq!(fs::metadata(mnt.join("cold")).unwrap().len(), 1 << 62);
+    let warmed = other.json(["warm", mnt.to_str().unwrap(), "cold"]);
+    let fetched = warmed["fetched_bytes"].as_u64().unwrap();
+    assert!((2_000_000..3_000_000).contains(&fetched), "{warmed:#}");
+    let away = master.stage.path("away");
+    fs::rename(master.bucket.dir(), &away).unwrap();
+    let mut bytes = vec![0; 2_000_000];
+    let file = fs::File::open(mnt.join("cold")).unwrap();
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == noise(78, 2_000_000));
     fs::rename(&away, master.bucket.dir()).unwrap();
 }

@@ -58,6 +58,22 @@ impl Below {
         let stop = self.end.min(size).min(start.saturating_add(block_size));
         (start < stop && !self.resident.contains(&blk)).then_some(stop)
     }
+
+    /// Those of `blocks` that have anything below and are not here.
+    fn absent_of(&self, blocks: Range<u64>, size: u64, block_size: u64) -> Vec<Range<u64>> {
+        let stop = blocks.end.min(self.end.min(size).div_ceil(block_size));
+        let (mut absent, mut from) = (Vec::new(), blocks.start);
+        if from >= stop {
+            return absent;
+        }
+        for here in self.resident.range(from..stop).copied().chain([stop]) {
+            if from < here {
+                absent.push(from..here);
+            }
+            from = here + 1;
+        }
+        absent
+    }
 }
 
 /// Blocks that are in memory for the operation at hand.
@@ -74,7 +90,8 @@ pub(super) struct Absent {
     pub(super) base: Option<Vec<u8>>,
 }
 
-/// The memory of [`Instance::below`]. Inode numbers are never reused, so an entry can only be useless.
+/// The memory of [`Instance::below`]. Inode numbers are never reused. An entry follows the changes of a file that is only
+/// below or has a backing file; that of a file that became inline is false, and dropped before it can be asked.
 pub(super) type Residency = Mutex<FxHashMap<Ino, Arc<Mutex<Below>>>>;
 
 impl Instance {
@@ -111,33 +128,37 @@ impl Instance {
     /// # Errors
     /// As that; [`cbfs_core::ErrorKind::Failed`] when what is here cannot be told.
     pub fn warm(&self, files: &[Ino]) -> Result<Warmed> {
-        let Some(tier_in) = &self.tier_in else {
+        let base = self.kvs.files().base.clone();
+        let (Some(tier_in), Some(base)) = (&self.tier_in, base) else {
             return Ok(Warmed::default());
         };
         let block_size = self.kvs.block_size();
         let mut wanted = Vec::new();
         for ino in files {
-            let inode = self.kvs.read(|tables| tables.inode_row(*ino))?;
-            if inode.row.gone || inode.row.kind != FileKind::File {
-                continue;
-            }
-            let below = {
+            // The row and what is remembered of the file belong together: both under the stripe.
+            let (inode, below) = {
                 let _stripe = self.stripe(*ino).read();
-                self.below(&inode).map_err(|_| {
+                let inode = self.kvs.read(|tables| tables.inode_row(*ino))?;
+                if inode.row.gone || inode.row.kind != FileKind::File {
+                    continue;
+                }
+                let below = self.below(&inode).map_err(|_| {
                     Error::failed(format!("what is here of inode {ino} is not known"))
-                })?
+                })?;
+                (inode, below)
             };
             let Some(below) = below else { continue };
-            let below = below.lock();
-            let mut absent: Option<Range<u64>> = None;
-            for blk in 0..inode.row.size.min(below.end).div_ceil(block_size) {
-                if below.absent_to(blk, inode.row.size, block_size).is_none() {
-                    wanted.extend(absent.take().map(|range| (*ino, range)));
-                } else {
-                    absent.get_or_insert(blk..blk).end = blk + 1;
-                }
+            let size = inode.row.size;
+            let last = size.min(below.lock().end).div_ceil(block_size);
+            if last == 0 {
+                continue;
             }
-            wanted.extend(absent.map(|range| (*ino, range)));
+            // What has data only: a sparse file may have more blocks than anybody can count.
+            for extent in base.extents(*ino, 0, last)? {
+                let blocks = extent.blk..last.min(extent.blk.saturating_add(extent.n));
+                let absent = below.lock().absent_of(blocks, size, block_size);
+                wanted.extend(absent.into_iter().map(|range| (*ino, range)));
+            }
         }
         let warmed = tier_in.warm(&wanted);
         if tier_in.damage_has_changed() {
@@ -163,7 +184,13 @@ impl Instance {
     /// What of a file is below; `None` when nothing is. Under the inode's stripe.
     pub(super) fn below(&self, inode: &Inode) -> OpResult<Option<Arc<Mutex<Below>>>> {
         let ino = inode.row.ino;
-        if !self.may_be_below(ino) || (inode.file == 0 && !self.is_only_below(inode)?) {
+        if !self.may_be_below(ino) {
+            return Ok(None);
+        }
+        if inode.file == 0 && !self.is_only_below(inode)? {
+            // Inline contents cover what is below, and no change of them is noted in what is remembered of before: what
+            // makes a backing file of them comes by here first, under the stripe.
+            self.residency.lock().remove(&ino);
             return Ok(None);
         }
         let known = self.residency.lock().get(&ino).cloned();

@@ -2,13 +2,11 @@
 
 use super::Manager;
 use crate::instance::Instance;
+use crate::visible_snapshots::is_visible_snapshot;
 use cbfs_core::api::{WarmFailure, WarmInfo, WarmRequest};
 use cbfs_core::error::{Error, ErrorKind, Result};
 use cbfs_core::ids::Ino;
 use std::sync::Arc;
-
-/// Node ids from here on are those of `MOUNT/.cbfs`.
-const OF_VISIBLE_SNAPSHOTS: u64 = 1 << 63;
 
 /// Node ids of the mount, and the inodes they stand for.
 type Files = Vec<(u64, Ino)>;
@@ -25,7 +23,7 @@ impl Manager {
         if request.inodes.len() > WarmRequest::MOST {
             return refused("more files at once than one request may name");
         }
-        if request.inodes.iter().any(|n| *n >= OF_VISIBLE_SNAPSHOTS) {
+        if request.inodes.iter().any(|n| is_visible_snapshot(*n)) {
             return refused("what is below .cbfs/snapshots is not kept on this node")
                 .map_err(|e| e.hint("mount that snapshot as a slave, and warm the mount"));
         }

@@ -15,6 +15,7 @@ mod shelf;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use nodes::is_ours as is_visible_snapshot;
 pub use shelf::Library;
 
 use crate::instance::{Instance, RESERVED_NAME};

@@ -42,8 +42,8 @@ pub(super) enum Node {
     Inside(View, Ino),
 }
 
-/// Whether a node id lies below `.cbfs`.
-pub(super) fn is_ours(node: u64) -> bool {
+/// Whether a node id is `.cbfs` or lies below it.
+pub(crate) fn is_ours(node: u64) -> bool {
     node & TAG != 0 && !is_fresh(node)
 }
 

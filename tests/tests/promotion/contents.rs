@@ -242,3 +242,157 @@ fn changed_files_of_before_the_promotion_have_exactly_the_bytes_they_should() {
     node.stop();
     node.ctl(["fs", "check", "--local", &master.fs]).ok();
 }
+
+/// What is done to a small file of before the promotion.
+#[derive(Clone, Copy)]
+enum Step {
+    Append(usize),
+    Cut(u64),
+    Patch(u64, usize),
+    Read,
+}
+
+/// What happens after each step.
+#[derive(Debug, Clone, Copy)]
+enum Between {
+    Nothing,
+    PagesDropped,
+    Remounted,
+    Killed,
+}
+
+/// Ways out of inline contents: into a backing file, and by way of nothing.
+const SMALL_FILES: [(&str, &[Step]); 6] = [
+    (
+        "appended",
+        &[Step::Append(1), Step::Append(7_000), Step::Append(1)],
+    ),
+    (
+        "read",
+        &[Step::Read, Step::Append(1), Step::Append(7_000), Step::Read],
+    ),
+    (
+        "emptied",
+        &[
+            Step::Append(1),
+            Step::Cut(0),
+            Step::Append(20_000),
+            Step::Append(1),
+        ],
+    ),
+    (
+        "emptied-at-once",
+        &[
+            Step::Read,
+            Step::Cut(0),
+            Step::Append(20_000),
+            Step::Patch(5_000, 10),
+        ],
+    ),
+    (
+        "grown",
+        &[
+            Step::Patch(10, 20),
+            Step::Cut(40_000),
+            Step::Patch(30_000, 5),
+        ],
+    ),
+    (
+        "cut",
+        &[
+            Step::Append(1),
+            Step::Cut(4_000),
+            Step::Append(30_000),
+            Step::Patch(2_000, 9),
+        ],
+    ),
+];
+
+fn drop_pages(path: &Path) {
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+fn take(step: Step, path: &Path, seed: u64) {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).open(path).unwrap();
+    let size = file.metadata().unwrap().len();
+    match step {
+        Step::Append(length) => file.write_all_at(&noise(seed, length), size).unwrap(),
+        Step::Patch(at, length) => file.write_all_at(&noise(seed, length), at).unwrap(),
+        Step::Cut(size) => file.set_len(size).unwrap(),
+        Step::Read => drop(fs::read(path).unwrap()),
+    }
+}
+
+/// What was known of a file while all of it was below must not be believed once it has been inline.
+#[test]
+fn a_small_file_of_before_the_promotion_outgrows_its_row() {
+    needs_fuse!();
+    let master = Master::new();
+    let reference = master.stage.dir("reference");
+    let all = [
+        Between::Nothing,
+        Between::PagesDropped,
+        Between::Remounted,
+        Between::Killed,
+    ];
+    let name_of = |between: Between, what: &str| format!("{what}-{between:?}");
+    let mut names = Vec::new();
+    for between in all {
+        for (n, (what, _)) in SMALL_FILES.iter().enumerate() {
+            let name = name_of(between, what);
+            for path in [master.at(&name), reference.join(&name)] {
+                fs::write(path, noise(n as u64 + 100, 10_000)).unwrap();
+            }
+            names.push(name);
+        }
+    }
+    assert_eq!(master.snapshot(), 1);
+    master.node.kill9();
+    let node = another_node(&master, "b");
+    promote(&master, &node, 1).ok();
+    let mnt = master.stage.dir("mnt-b");
+    node.mount(&master.fs, &master.bucket, &mnt);
+
+    for between in all {
+        let most = SMALL_FILES.iter().map(|(_, steps)| steps.len()).max();
+        for turn in 0..most.unwrap() {
+            for (what, steps) in SMALL_FILES {
+                let name = name_of(between, what);
+                if let Some(step) = steps.get(turn) {
+                    take(*step, &mnt.join(&name), turn as u64);
+                    take(*step, &reference.join(&name), turn as u64);
+                }
+                if let Between::PagesDropped = between {
+                    drop_pages(&mnt.join(&name));
+                }
+            }
+            match between {
+                Between::Nothing | Between::PagesDropped => {}
+                Between::Remounted => remount(&master, &node, &mnt),
+                Between::Killed => {
+                    node.kill9();
+                    node.start();
+                }
+            }
+        }
+        let ours = names
+            .iter()
+            .filter(|name| name.ends_with(&format!("{between:?}")));
+        let ours: Vec<String> = ours.cloned().collect();
+        for name in &ours {
+            drop_pages(&mnt.join(name));
+        }
+        compare(&mnt, &reference, &ours, &format!("{between:?}"));
+    }
+    assert_eq!(snapshot(&master, &node), 2);
+    let slave = master.slave(2);
+    compare(&slave.mnt, &reference, &names, "in the next snapshot");
+    remount(&master, &node, &mnt);
+    compare(&mnt, &reference, &names, "at the end");
+    node.ctl(["umount", &master.fs]).ok();
+    node.stop();
+    node.ctl(["fs", "check", "--local", &master.fs]).ok();
+}

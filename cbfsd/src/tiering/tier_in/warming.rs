@@ -6,7 +6,7 @@
 
 use super::{SectionId, Sections, TierIn};
 use cbfs_core::api::{ErrorBody, ErrorDetail};
-use cbfs_core::cloud_snapshot::{is_frame, read_frame};
+use cbfs_core::cloud_snapshot::{is_frame, read_frame, section_length};
 use cbfs_core::error::{Error, ErrorKind, Result};
 use cbfs_core::ids::Ino;
 use parking_lot::Mutex;
@@ -111,6 +111,7 @@ impl Sections {
     fn find_and_keep(&self, id: SectionId) -> Result<Kept> {
         let (toc, section) = (self.toc(id.0)?, id.1);
         let place = self.place(&toc, id.0, section)?;
+        section_length(&self.fs, &place)?; // before memory is taken for what the TOC claims
         let whole = self.read_local(&place)?;
         if whole.is_some_and(|frame| is_frame(&frame, &place)) || self.read_warm(&place)?.is_some()
         {
