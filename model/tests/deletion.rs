@@ -7,9 +7,10 @@ use cbfs_core::bucket::{Body, Bucket};
 use cbfs_core::catalog;
 use cbfs_core::error::{ErrorKind, Result};
 use cbfs_core::format::keys;
-use cbfs_core::format::mark::{DeletionEnd, FsMark};
-use cbfs_model::calls::fs;
-use cbfs_model::replay::{Answer, Objects, Progress, Request, at_once, replay};
+use cbfs_core::format::mark::{DeletionEnd, FsMark, SnapshotMark};
+use cbfs_core::ids::Epoch;
+use cbfs_model::calls::{claim, fs, id, manifest};
+use cbfs_model::replay::{Answer, DocId, KeyId, Objects, Progress, Request, at_once, replay};
 use std::collections::{BTreeSet, HashSet};
 
 /// An invariant, or how it is broken.
@@ -21,6 +22,10 @@ enum Act {
     Delete,
     Undelete,
     Collect,
+    /// Hold a snapshot.
+    Hold,
+    /// As [`Act::Hold`] without a look behind it: the mistake that the look prevents.
+    HoldBlindly,
     /// As [`Act::Collect`], but the mark has a key of its own: the mistake that one key for both ends prevents.
     CollectBesides,
 }
@@ -30,6 +35,7 @@ enum Act {
 enum Told {
     TakenBack(u32),
     MayBeCollected(u32),
+    Held,
     Refused,
 }
 
@@ -42,6 +48,17 @@ impl Act {
                 let next = catalog::fs_may_be_deleted(bucket, fs)?;
                 catalog::delete_fs(bucket, fs, next, None, at)?;
                 Ok(None)
+            }
+            Act::Hold => {
+                catalog::hold_snapshot(bucket, &hold())?;
+                Ok(Some(Told::Held))
+            }
+            Act::HoldBlindly => {
+                catalog::refuse_deleted(bucket, fs)?;
+                let key = keys::absolute(fs, &keys::hold(hold().number, hold().epoch, 1))?;
+                let bytes = cbfs_core::format::to_sealed_json(&hold())?;
+                cbfs_core::bucket::create_or_same(bucket, &key, &bytes)?;
+                Ok(Some(Told::Held))
             }
             Act::Undelete => {
                 let deletion = catalog::undelete_fs(bucket, fs, at)?;
@@ -168,6 +185,26 @@ impl State {
         Ok(())
     }
 
+    /// Whoever was told that a snapshot is held may count on it.
+    fn holds_hold(&self) -> Held {
+        let collected = |told: &Told| matches!(told, Told::MayBeCollected(_));
+        if self.told.contains(&Told::Held) && self.told.iter().any(collected) {
+            return Err("a snapshot is held, and its file system collected".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Where no request is late, a file system with a held snapshot is not even deleted.
+    fn held_or_deleted(&self) -> Held {
+        let deletion = at_once(&self.objects, |bucket| catalog::deletion(bucket, &fs()));
+        let deletion = deletion.map_err(|e| e.to_string())?;
+        let idle = self.actors.iter().all(|actor| actor.acts.is_empty());
+        if idle && self.told.contains(&Told::Held) && deletion.is_some() {
+            return Err("a snapshot is held, and its file system deleted".to_owned());
+        }
+        Ok(())
+    }
+
     /// What was told still holds: deletions have no gaps, and a later one stands behind an undone one only.
     fn what_was_told_stands(&self) -> Held {
         let deletion = at_once(&self.objects, |bucket| catalog::deletion(bucket, &fs()));
@@ -186,6 +223,27 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// A file system with one snapshot, which may be held.
+fn with_a_snapshot(losses: u8, actors: &[(&'static str, &[Act])]) -> State {
+    let mut state = State::new(losses, actors);
+    let claim = cbfs_core::format::to_json(&claim(1, 1)).unwrap();
+    for (key, doc) in [
+        (keys::epoch_claim(Epoch(1)), DocId::of(&claim)),
+        (
+            keys::manifest(id(1, 1).number, id(1, 1).epoch),
+            manifest(None, (1, 1), 1, 1, &[]),
+        ),
+    ] {
+        let key = KeyId::of(keys::absolute(&fs(), &key).unwrap().as_str());
+        state.objects.serve(&Request::Create(key, doc));
+    }
+    state
+}
+
+fn hold() -> SnapshotMark {
+    SnapshotMark::new(fs(), id(1, 1), None, "now".to_owned())
 }
 
 /// Look at every state there is; answers how many there are, or how the first is broken.
@@ -226,6 +284,21 @@ fn a_deletion_is_taken_back_or_collected_and_never_both() {
         println!("{actors:?}: {states} states");
         assert!(states > 100, "nothing was looked at");
     }
+}
+
+#[test]
+fn a_file_system_is_collected_or_a_snapshot_of_it_held_and_never_both() {
+    use Act::{Collect, Delete, Hold, HoldBlindly, Undelete};
+    let together: [(&'static str, &[Act]); 2] =
+        [("a", &[Delete, Undelete, Delete]), ("b", &[Hold])];
+    let states = explore(with_a_snapshot(0, &together), State::held_or_deleted);
+    assert!(states.unwrap() > 100, "nothing was looked at");
+    let collected: [(&'static str, &[Act]); 2] = [("a", &[Delete, Collect]), ("b", &[Hold])];
+    let states = explore(with_a_snapshot(1, &collected), State::holds_hold);
+    assert!(states.unwrap() > 100, "nothing was looked at");
+    let blind: [(&'static str, &[Act]); 2] = [("a", &[Delete, Collect]), ("b", &[HoldBlindly])];
+    let broken = explore(with_a_snapshot(0, &blind), State::holds_hold).unwrap_err();
+    assert!(broken.contains("and its file system collected"), "{broken}");
 }
 
 #[test]

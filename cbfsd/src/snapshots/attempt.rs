@@ -66,7 +66,7 @@ impl SnapshotService {
                 // Given up because it was withdrawn meanwhile: the next round settles that.
                 Err(_) if self.withdrawn(number) && !withdrawn => continue,
                 // It goes on when the deletion of the file system is taken back.
-                Err(_) if self.is_deleted() && !withdrawn => continue,
+                Err(_) if self.is_deleted() && !withdrawn && !fenced => continue,
                 // The same for one that was fenced meanwhile.
                 Err(_) if self.instance.is_fenced() && !fenced => continue,
                 Err(e) => e,

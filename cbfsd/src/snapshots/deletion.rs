@@ -65,6 +65,7 @@ impl SnapshotService {
     /// # Errors
     /// Those of the bucket: what was known counts on.
     pub(super) fn look_at_deletion(&self) -> Result<()> {
+        let _one_at_a_time = self.deletion_look.lock();
         let found = catalog::deletion(&*self.bucket, &self.fs)?;
         let problem = found.as_ref().map(|deletion| {
             let refusal = deletion.refusal();

@@ -91,6 +91,8 @@ pub struct SnapshotService {
     proxy_limit: u64,
     mount_point: Mutex<Option<PathBuf>>,
     state: Mutex<State>,
+    /// One look at a time, so that an older answer does not overwrite a newer one. Taken before `state`, never within.
+    deletion_look: Mutex<()>,
     wake: Condvar,
     notifier: Notifier,
     scheduler: Scheduler,
@@ -116,7 +118,7 @@ struct State {
     deleted: BTreeSet<SnapshotNumber>,
     /// How often settings were read anew.
     settings_changed: u64,
-    /// The file system is deleted, as far as is known: nothing is published.
+    /// The file system is deleted, as far as is known: nothing is published. Set under [`SnapshotService::deletion_look`].
     deletion: Option<Deletion>,
     stop: bool,
 }
@@ -180,6 +182,7 @@ impl SnapshotService {
                 deletion: None,
                 stop: false,
             }),
+            deletion_look: Mutex::default(),
             wake: Condvar::new(),
             notifier,
             scheduler: Scheduler::default(),
@@ -436,7 +439,7 @@ impl SnapshotService {
                 tracing::error!(fs = %self.fs, snapshot = %next, causes = ?e.causes(), "{e}");
                 self.instance
                     .set_problem("snapshots", Some(format!("snapshot {next}: {e}")));
-                self.pause(RETRY_PAUSE, || false);
+                self.rest(RETRY_PAUSE);
             }
             let ended = self.status(next).map(|s| s.state);
             let complete = matches!(ended, Ok(SnapshotState::Complete));

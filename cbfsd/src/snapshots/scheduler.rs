@@ -113,12 +113,20 @@ impl SnapshotService {
         self.state.lock().next_periodic.map(Timestamp::to_rfc3339)
     }
 
-    /// Ask the bucket for newer settings now, and take them up; also whether the file system is deleted.
+    /// Ask the bucket for newer settings now, and take them up; then whether the file system is deleted.
+    ///
+    /// # Errors
+    /// Those of the bucket and of the state directory. Settings that were taken up stay, whatever the deletion says.
     pub fn refresh_settings(&self) -> Result<ScheduleInfo> {
+        let settings = self.take_up_settings()?;
+        self.look_at_deletion()?;
+        Ok(settings)
+    }
+
+    fn take_up_settings(&self) -> Result<ScheduleInfo> {
         let known = self.settings.lock().clone();
         let version = known.version;
         let newest = catalog::newer_settings(&*self.bucket, known)?;
-        self.look_at_deletion()?;
         if newest.version > version {
             let _room = self.instance.lend_room()?;
             let path = self.instance.dir().join(CACHE);
@@ -146,7 +154,7 @@ impl SnapshotService {
         loop {
             if asked.is_none_or(|at| at.elapsed() >= ASK_EVERY) {
                 asked = Some(Instant::now());
-                self.tell("settings", self.refresh_settings().map(drop));
+                self.tell("settings", self.take_up_settings().map(drop));
             }
             let wait = match self.make_periodic(&mut progress) {
                 Ok(wait) => {

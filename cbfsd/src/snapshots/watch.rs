@@ -53,14 +53,12 @@ impl SnapshotService {
         let every = cbfs_core::environment::epoch_check()?.unwrap_or(EVERY);
         let service = Arc::clone(self);
         let run = move || {
-            let mut first = true;
+            let mut compared = false;
             loop {
                 if service.instance.is_fenced() {
                     service.cancel_because_fenced();
-                } else if let Err(e) = service.look_at_epoch(first) {
+                } else if let Err(e) = service.look_at_epoch(&mut compared) {
                     tracing::debug!(fs = %service.fs, causes = ?e.causes(), "the epoch is not known: {e}");
-                } else {
-                    first = false;
                 }
                 if service.watch.pause(every) {
                     return;
@@ -73,8 +71,9 @@ impl SnapshotService {
         Ok(())
     }
 
-    /// Ask the bucket who is master; fences when it is not this one. Errors are those of the bucket.
-    fn look_at_epoch(self: &Arc<Self>, first: bool) -> Result<()> {
+    /// Ask the bucket who is master; fences when it is not this one. `compared`: whether this state directory was
+    /// compared with what it has published. Errors are those of the bucket.
+    fn look_at_epoch(self: &Arc<Self>, compared: &mut bool) -> Result<()> {
         let epoch = self.instance.epoch();
         match catalog::confirm_epoch(&*self.bucket, &self.fs, epoch, &self.nonce) {
             Err(e) if e.kind() == ErrorKind::Conflict => {
@@ -90,8 +89,9 @@ impl SnapshotService {
             confirmed => confirmed?,
         }
         self.instance.set_problem("epoch", None);
-        if first {
+        if !*compared {
             self.look_for_later_self()?;
+            *compared = true;
         }
         self.look_at_deletion()
     }

@@ -119,12 +119,16 @@ impl SnapshotService {
 
     /// Invariant: snapshots are cut in the order of their numbers. Else the highest number would not be the
     /// latest state, and `latest`, lineages and promotion would go back in time.
+    ///
+    /// A later request that came as far as copying counts whatever became of it: it may have closed the numbers before
+    /// it, and who finds a manifest under its number that is none of its own takes itself for a copy.
     fn no_later_cut(&self, state: &State, number: SnapshotNumber) -> Result<()> {
         let published = state.last_complete.as_ref().map(|m| m.number);
         let under_way = state.current;
         let cut = state.requests.statuses().filter(|s| {
             !s.state.is_final() && s.state != SnapshotState::Queued
                 || s.state == SnapshotState::Complete
+                || s.state_times.contains_key(&SnapshotState::Copying)
         });
         let later = cut
             .map(|s| s.number)

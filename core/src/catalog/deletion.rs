@@ -107,6 +107,11 @@ pub fn fs_may_be_deleted(bucket: &dyn Bucket, fs: &Handle) -> Result<NextDeletio
         State::Live(next) => next,
         State::Deleted(deletion) => return Err(deletion.refusal()),
     };
+    none_is_held(bucket, fs)?;
+    Ok(NextDeletion(next))
+}
+
+fn none_is_held(bucket: &dyn Bucket, fs: &Handle) -> Result<()> {
     let held = holds(bucket, fs)?;
     if let Some((snapshot, holds)) = held.first_key_value() {
         let reason = holds.first().and_then(|hold| hold.mark.reason.as_deref());
@@ -124,13 +129,17 @@ pub fn fs_may_be_deleted(bucket: &dyn Bucket, fs: &Handle) -> Result<NextDeletio
             snapshot.number
         )));
     }
-    Ok(NextDeletion(next))
+    Ok(())
 }
 
-/// Mark the file system deleted. Two or three requests; a crash, or a lost answer, leaves it marked or not.
+/// Mark the file system deleted, then look again: at the holds, as a snapshot may have been held since [`fs_may_be_deleted`]
+/// looked, and whether the mark is what counts. Who holds writes first and looks after it too ([`hold_snapshot`]), so that
+/// of a deletion and a hold at the same time one gives way, or both do. Costs as [`fs_may_be_deleted`], and one or two
+/// requests more; a crash, or a lost answer, leaves it marked or not.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when somebody else was faster, whatever became of that.
+/// [`ErrorKind::Conflict`] when somebody else was faster, whatever became of that, or a snapshot is held: the deletion
+/// is undone then.
 pub fn delete_fs(
     bucket: &dyn Bucket,
     fs: &Handle,
@@ -140,11 +149,8 @@ pub fn delete_fs(
 ) -> Result<Deletion> {
     let mark = FsMark::new(fs.clone(), next.0, None, reason, at.to_owned());
     let key = keys::absolute(fs, &keys::deleted_fs(next.0))?;
-    match create_or_same(bucket, &key, &format::to_json(&mark)?) {
-        Ok(()) => Ok(Deletion {
-            mark,
-            collected: false,
-        }),
+    match create_or_same(bucket, &key, &format::to_sealed_json(&mark)?) {
+        Ok(()) => stands(bucket, fs, mark, at),
         Err(BucketError::AlreadyExists { .. }) => {
             let text = format!("somebody else deleted {fs} at this moment");
             Err(Error::new(ErrorKind::Conflict, text)
@@ -154,11 +160,39 @@ pub fn delete_fs(
     }
 }
 
+/// What becomes of a deletion whose mark was just created.
+fn stands(bucket: &dyn Bucket, fs: &Handle, mark: FsMark, at: &str) -> Result<Deletion> {
+    let nth = mark.nth;
+    let held = match none_is_held(bucket, fs) {
+        Err(held) if held.kind() == ErrorKind::Conflict => Some(held),
+        free => free.map(|()| None)?,
+    };
+    let end = match &held {
+        Some(_) => Some(end_deletion(bucket, fs, nth, DeletionEnd::Undone, at)?),
+        None => end_of(bucket, fs, nth)?,
+    };
+    match (end, held) {
+        (Some(DeletionEnd::Undone), Some(held)) => Err(held),
+        // By somebody at this moment; or long ago, when the mark alone was removed since.
+        (Some(DeletionEnd::Undone), None) => {
+            let text = format!("the deletion of {fs} is marked as taken back");
+            Err(Error::new(ErrorKind::Conflict, text).hint(format!(
+                "`cbfsctl fs show {fs}` shows how it stands; when nobody took it back, remove the object {fs}/{}",
+                keys::deletion_end(nth)
+            )))
+        }
+        (end, _) => Ok(Deletion {
+            mark,
+            collected: end == Some(DeletionEnd::Collected),
+        }),
+    }
+}
+
 /// Take the deletion back: everything is there as before. Costs as [`deletion`], and one or two requests more. Answers what was
-/// taken back. May be called again after any error.
+/// taken back. After a lost answer it may stand.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when it is not deleted, or garbage collection has begun.
+/// [`ErrorKind::Conflict`] when it is not deleted (any more), or garbage collection has begun.
 pub fn undelete_fs(bucket: &dyn Bucket, fs: &Handle, at: &str) -> Result<Deletion> {
     let deletion = fs_may_be_undeleted(bucket, fs)?;
     let nth = deletion.mark.nth;
@@ -190,10 +224,12 @@ pub fn fs_may_be_undeleted(bucket: &dyn Bucket, fs: &Handle) -> Result<Deletion>
 
 /// End a deletion in this way; answers how it ended, which may be the other one. A garbage collector calls this, with
 /// [`DeletionEnd::Collected`], after its grace and before it removes anything of the file system; it goes on only when that
-/// is the answer. Two requests at most.
+/// is the answer. Two requests at most, and before [`DeletionEnd::Collected`] a look at the holds: the mark of a deletion
+/// may land late, after a hold that its author was told of.
 ///
 /// # Errors
-/// Those of the bucket: the end may stand or not; call again.
+/// [`ErrorKind::Conflict`] when it is to be collected and a snapshot is held. Those of the bucket: the end may stand or not;
+/// call again.
 pub fn end_deletion(
     bucket: &dyn Bucket,
     fs: &Handle,
@@ -201,9 +237,12 @@ pub fn end_deletion(
     end: DeletionEnd,
     at: &str,
 ) -> Result<DeletionEnd> {
+    if end == DeletionEnd::Collected {
+        none_is_held(bucket, fs)?;
+    }
     let mark = FsMark::new(fs.clone(), nth, Some(end), None, at.to_owned());
     let key = keys::absolute(fs, &keys::deletion_end(nth))?;
-    match create_or_same(bucket, &key, &format::to_json(&mark)?) {
+    match create_or_same(bucket, &key, &format::to_sealed_json(&mark)?) {
         Ok(()) => Ok(end),
         Err(BucketError::AlreadyExists { .. }) => match end_of(bucket, fs, nth)? {
             Some(end) => Ok(end),
@@ -257,6 +296,16 @@ enum State {
 }
 
 fn state(bucket: &dyn Bucket, fs: &Handle) -> Result<State> {
+    read_state(bucket, fs).map_err(|e| match e.kind() {
+        ErrorKind::Damage => e.hint(
+            "a deletion removes nothing by itself: where you know that it was taken back, remove the named mark and \
+             its other half (`deleted/fs.NNNN.json`, `deleted/fs.NNNN.end.json`), both",
+        ),
+        _ => e,
+    })
+}
+
+fn read_state(bucket: &dyn Bucket, fs: &Handle) -> Result<State> {
     for nth in 1..u32::MAX {
         let key = keys::absolute(fs, &keys::deleted_fs(nth))?;
         let Some(mark) = get_document::<FsMark>(bucket, &key)? else {

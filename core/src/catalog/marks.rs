@@ -8,7 +8,7 @@
 //! A hold and a deletion that race may both stand: garbage collection reads holds again before it removes, and
 //! a hold wins there.
 
-use super::{get_document, promised, snapshots};
+use super::{get_document, promised, refuse_deleted, snapshots};
 use crate::bucket::{Body, Bucket, BucketError, create_or_same, has_small};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::epoch::BaseSnapshot;
@@ -196,10 +196,14 @@ pub fn hold_snapshot(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<u32> {
             Err(e) => return Err(e.into()),
         }
     }
-    // A deletion that looked for holds before this one stood.
+    // A deletion, of it or of the whole file system, that looked for holds before this one stood.
     if is_deleted(bucket, fs, snapshot)? {
         release(bucket, mark, nth)?;
         return Err(gone(fs, snapshot));
+    }
+    if let Err(deleted) = refuse_deleted(bucket, fs) {
+        release(bucket, mark, nth)?;
+        return Err(deleted);
     }
     Ok(nth)
 }

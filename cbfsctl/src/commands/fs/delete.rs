@@ -50,8 +50,8 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let bucket = located.open_bucket_to_write()?;
     let (bucket, fs) = (&*bucket, &located.fs);
     let next = catalog::fs_may_be_deleted(bucket, fs)?;
-    let users = users(bucket, &located, &client)?;
     let output = &mut context.output;
+    let users = users(bucket, &located, &client)?;
     if let Some(master) = users.iter().find(|user| user.role == Role::Master) {
         if !args.even_if_in_use {
             return Err(in_use(&located, master).into());
@@ -82,6 +82,14 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         return Ok(());
     }
     args.confirm.ask(&what, fs, output)?;
+    // The answer may have taken a while.
+    if !args.even_if_in_use
+        && let Some(master) = self::users(bucket, &located, &client)?
+            .iter()
+            .find(|user| user.role == Role::Master)
+    {
+        return Err(in_use(&located, master).into());
+    }
     let at = System.now().to_rfc3339();
     let deletion = catalog::delete_fs(bucket, fs, next, args.reason.clone(), &at)?;
     tell_master(&located, &client, output);
