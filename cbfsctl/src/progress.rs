@@ -24,9 +24,10 @@ impl Progress {
     pub(crate) fn new(output: &Output, total: u64) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let template = if total == 0 {
-            "  {spinner} {msg}"
+            "  {spinner} {wide_msg}"
         } else {
-            "  {bar:24} {msg}"
+            // Cut off at the terminal's edge: a line that wraps cannot be taken away again.
+            "  {bar:12} {wide_msg}"
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             // the template is ours: were it wrong, indicatif's own would be shown

@@ -75,7 +75,7 @@ pub(crate) fn follow(
                 let (done, total) = share_done(&info);
                 pace.note(started.elapsed(), &info);
                 progress.update(done, total, || {
-                    in_words(&info, started.elapsed()) + &pace.in_words(&info)
+                    in_words(&info, started.elapsed(), &pace.in_words(&info))
                 });
                 if info.state >= watch.until {
                     progress.finish();
@@ -356,8 +356,9 @@ pub(crate) fn glyph(state: SnapshotState) -> &'static str {
     }
 }
 
-/// How the request stands, on one line. `elapsed` is the time watched so far.
-pub(crate) fn in_words(info: &SnapshotInfo, elapsed: Duration) -> String {
+/// How the request stands, on one line; what people look for first stands first, as the line is cut off at the terminal's edge.
+/// `elapsed` is the time watched so far, `pace` what [`Pace::in_words`] says.
+pub(crate) fn in_words(info: &SnapshotInfo, elapsed: Duration, pace: &str) -> String {
     use quantities::{bytes, count};
     let mut text = format!(
         "snapshot {} {} {}",
@@ -365,26 +366,27 @@ pub(crate) fn in_words(info: &SnapshotInfo, elapsed: Duration) -> String {
         glyph(info.state),
         info.state.name()
     );
+    text += pace;
     match info.state {
         SnapshotState::Queued if info.queue_place > 0 => {
             text += &format!(", place {}", info.queue_place);
         }
         SnapshotState::Writing => {
             text += &format!(
-                "  {}/{} files  {}/{}",
-                count(info.files_done),
-                count(info.files_total),
+                "  {}/{}  {}/{} files",
                 bytes(info.bytes_done),
-                bytes(info.bytes_total)
+                bytes(info.bytes_total),
+                count(info.files_done),
+                count(info.files_total)
             );
         }
         SnapshotState::Written | SnapshotState::Copying => {
             text += &format!(
-                "  {}/{} objects  {}/{}",
-                count(info.objects_sent),
-                count(info.objects_made),
+                "  {}/{}  {}/{} objects",
                 bytes(info.sent_bytes),
-                bytes(info.made_bytes)
+                bytes(info.made_bytes),
+                count(info.objects_sent),
+                count(info.objects_made)
             );
         }
         _ => {}
@@ -427,13 +429,20 @@ mod tests {
             "complete",
             "failed",
         ]
-        .map(|s| in_words(&info(s), Duration::from_millis(1500)))
+        .map(|s| {
+            let pace = if s == "writing" {
+                "  2.0 MiB/s  0:02 left"
+            } else {
+                ""
+            };
+            in_words(&info(s), Duration::from_millis(1500), pace)
+        })
         .to_vec();
         insta::assert_snapshot!(lines.join("\n"), @r"
         snapshot 3 … queued, place 2  1.50 s
         snapshot 3 ▶ collected  1.50 s
-        snapshot 3 ▶ writing  1,200/4,800 files  1.0 MiB/4.0 MiB  1.50 s
-        snapshot 3 ▶ copying  4/5 objects  1.0 MiB/3.0 MiB  1.50 s
+        snapshot 3 ▶ writing  2.0 MiB/s  0:02 left  1.0 MiB/4.0 MiB  1,200/4,800 files  1.50 s
+        snapshot 3 ▶ copying  1.0 MiB/3.0 MiB  4/5 objects  1.50 s
         snapshot 3 ✔ complete
         snapshot 3 ✖ failed
         ");

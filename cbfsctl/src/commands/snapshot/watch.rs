@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let output = &mut context.output;
     let info = snapshot_watch::follow(watch, &client, &interrupt, output)?;
     if output.err_is_terminal() {
-        output.message(in_words(&info, Duration::ZERO));
+        output.message(in_words(&info, Duration::ZERO, ""));
     }
     Ok(())
 }
