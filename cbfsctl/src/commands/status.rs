@@ -58,7 +58,11 @@ pub(crate) fn run(_: &Args, context: &mut Context) -> Outcome {
         output.line("")?;
     }
     for snapshot in &status.snapshots {
-        let mut line = format!("{}: {}", snapshot.fs, in_words(snapshot, Duration::ZERO, ""));
+        let mut line = format!(
+            "{}: {}",
+            snapshot.fs,
+            in_words(snapshot, Duration::ZERO, "")
+        );
         if let Some(reason) = &snapshot.reason {
             line += &format!(" ({})", printable(reason));
         }
