@@ -454,6 +454,31 @@ fn a_sequential_reader_is_read_ahead_of_and_each_section_is_fetched_once() {
 }
 
 #[test]
+fn many_sequential_readers_fetch_each_section_once() {
+    needs_fuse!();
+    let m = Master::new();
+    let (readers, blocks) = (12u64, 8);
+    for n in 0..readers {
+        fs::write(m.at(&format!("large-{n}")), noise(n, blocks << 20)).unwrap();
+    }
+    m.snapshot();
+    let f = Follower::of(&m, "1h");
+    let before = gets(&f.node);
+    std::thread::scope(|scope| {
+        for n in 0..readers {
+            let path = f.at(&format!("large-{n}"));
+            scope.spawn(move || assert!(fs::read(path).unwrap() == noise(n, blocks << 20)));
+        }
+    });
+    let sections = readers * blocks as u64;
+    let fetched = gets(&f.node) - before - 1;
+    assert!(
+        fetched <= sections + sections / 10,
+        "{fetched} GETs for {sections} sections: what was read ahead was dropped before it was read"
+    );
+}
+
+#[test]
 fn a_damaged_or_missing_object_is_named_in_status_until_it_reads_well_again() {
     needs_fuse!();
     let m = Master::with_directory_bucket();

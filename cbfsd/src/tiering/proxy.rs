@@ -350,6 +350,11 @@ impl<K, T> Default for SingleFlight<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
+    /// Whether a call for `key` is under way at this moment.
+    pub(super) fn is_flying(&self, key: &K) -> bool {
+        self.flights.lock().contains_key(key)
+    }
+
     /// Run `f`, or wait for the call that already runs for `key` and answer what it answers.
     /// `f` must not ask for the same key again.
     pub(super) fn run(&self, key: K, f: impl FnOnce() -> Result<T>) -> Result<T> {

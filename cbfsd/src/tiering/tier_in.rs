@@ -6,6 +6,7 @@
 //! read: when bucket or object are back, it succeeds. Which objects were found damaged or missing is remembered only to be
 //! told ([`TierIn::damage`]), until they are read well.
 
+mod sequential;
 mod warming;
 
 pub use warming::Warmed;
@@ -21,6 +22,7 @@ use cbfs_core::ids::{Ino, SnapshotNumber};
 use cbfs_core::layers::{Layer, SourceRow, Stack, assemble};
 use cbfs_core::toc::{SectionPlace, Toc};
 use parking_lot::Mutex;
+use sequential::SequentialReaders;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
@@ -33,13 +35,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 /// Threads that read ahead.
-const READERS_AHEAD: usize = 2;
-/// Blocks read ahead of a sequential reader.
-const BLOCKS_AHEAD: u64 = 4;
+const READERS_AHEAD: usize = 3;
 /// Read-ahead jobs that may wait; more are dropped, the reader is ahead of them anyway.
 const JOBS: usize = 16;
-/// Files whose last read block is remembered.
-const READERS: usize = 1024;
 /// Sections whose damage is remembered; more are only told to who reads them.
 const DAMAGE_TOLD: usize = 1024;
 
@@ -62,8 +60,7 @@ pub struct TierIn {
     jobs: Option<SyncSender<Job>>,
     readers_ahead: Vec<JoinHandle<()>>,
     stopping: Arc<AtomicBool>,
-    /// The last block read of each file, to tell sequential readers.
-    last_read: Mutex<HashMap<Ino, u64>>,
+    sequential: Mutex<SequentialReaders>,
 }
 
 impl fmt::Debug for TierIn {
@@ -84,7 +81,7 @@ struct Job {
 
 impl TierIn {
     /// Tier-in for the snapshots that `stack` refers to. Up to `memory_limit` bytes of
-    /// decompressed sections are kept. Starts two threads that read ahead; they end with this.
+    /// decompressed sections are kept. Starts threads that read ahead; they end with this.
     pub fn new(
         bucket: Arc<dyn Bucket>,
         fs: Handle,
@@ -92,6 +89,7 @@ impl TierIn {
         stack: Arc<Stack>,
         memory_limit: usize,
     ) -> Result<TierIn> {
+        let blocks = memory_limit as u64 / stack.block_size();
         let sections = Arc::new(Sections {
             bucket,
             fs,
@@ -112,7 +110,7 @@ impl TierIn {
             jobs: Some(jobs),
             readers_ahead: Vec::new(),
             stopping,
-            last_read: Mutex::default(),
+            sequential: Mutex::new(SequentialReaders::new(blocks)),
         };
         for _ in 0..READERS_AHEAD {
             let sections = Arc::clone(&tier_in.sections);
@@ -220,24 +218,12 @@ impl TierIn {
 
     /// Start reading ahead when `blk` follows the block read before.
     fn note_read(&self, ino: Ino, blk: u64) {
-        let mut last_read = self.last_read.lock();
-        if last_read.len() >= READERS && !last_read.contains_key(&ino) {
-            // Rarely: forgetting them all costs each reader one block without read-ahead.
-            last_read.clear();
-        }
-        let sequential = last_read
-            .insert(ino, blk)
-            .is_some_and(|last| last.checked_add(1) == Some(blk));
-        drop(last_read);
-        if let (true, Some(jobs)) = (sequential, &self.jobs) {
+        let ahead = self.sequential.lock().note(ino, blk);
+        if let (1.., Some(jobs)) = (ahead, &self.jobs) {
             let from = blk.saturating_add(1);
-            let job = Job {
-                ino,
-                from,
-                to: from.saturating_add(BLOCKS_AHEAD),
-            };
+            let to = from.saturating_add(ahead);
             // A full queue means that reading ahead is late as it is.
-            let _ = jobs.try_send(job);
+            let _ = jobs.try_send(Job { ino, from, to });
         }
     }
 }
@@ -270,7 +256,8 @@ fn read_ahead(sections: &Sections, queue: &Mutex<Receiver<Job>>, stopping: &Atom
                 return;
             }
             let id = (extent.snapshot, extent.section);
-            if sections.kept.lock().contains(id) {
+            // One that is on its way is not waited for: the next may be begun meanwhile.
+            if sections.kept.lock().contains(id) || sections.flights.is_flying(&id) {
                 continue;
             }
             // Whoever needs the block meets the error itself.
