@@ -29,9 +29,9 @@ impl Located {
         Ok(bucket::open(&self.bucket, true)?)
     }
 
-    /// Open its bucket to change it.
-    pub(crate) fn open_bucket_to_write(&self) -> Result<Arc<dyn Bucket>> {
-        Ok(bucket::open(&self.bucket, false)?)
+    /// Open its bucket to change it; with `dry_run` only to read, as opening it to write tries whether it can be written.
+    pub(crate) fn open_bucket_to_write(&self, dry_run: bool) -> Result<Arc<dyn Bucket>> {
+        Ok(bucket::open(&self.bucket, dry_run)?)
     }
 
     /// The complete snapshot that is meant.
@@ -193,27 +193,60 @@ pub(crate) fn choose_instance(text: &str, instances: Vec<InstanceInfo>) -> Resul
     }
 }
 
-/// What to ask the daemon to unmount: a mount point when `text` is one (with a slash in it, or a
-/// directory of that name here that is one), else the text as it is.
-pub(crate) fn umount_target(text: &str, instances: &[InstanceInfo]) -> Result<String> {
+/// The mounted instance that `text` means: by mount point (with a slash in it, or a directory of that name here that is
+/// one), else by id, by file system (`FS`: its only mount here) or by slave (`FS@NUMBER`).
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when nothing that is meant is mounted; [`ErrorKind::Conflict`] when several mounts are meant: which
+/// one is to end is for the user to say.
+pub(crate) fn choose_mounted(text: &str, instances: &[InstanceInfo]) -> Result<InstanceInfo> {
+    let at = |path: &Path| {
+        let mut all = instances.iter();
+        all.find(|i| i.mount_point.as_deref() == Some(path))
+            .cloned()
+    };
+    let not_mounted = || {
+        Error::new(
+            ErrorKind::NotFound,
+            format!("nothing of CBFS is mounted as {text}"),
+        )
+        .hint("see `cbfsctl instance list`")
+    };
     let path = Path::new(text);
-    let looks_like_a_path = text.contains('/') || matches!(text, "." | "..");
     // Without touching the mount itself: it may hang.
     for candidate in [absolute(path).ok(), in_its_parent(path)]
         .into_iter()
         .flatten()
     {
-        if instances
-            .iter()
-            .any(|i| i.mount_point.as_deref() == Some(&candidate))
-        {
-            return utf8(&candidate);
+        if let Some(instance) = at(&candidate) {
+            return Ok(instance);
         }
     }
-    if looks_like_a_path {
-        utf8(&directory(path)?)
-    } else {
-        Ok(text.to_owned())
+    if text.contains('/') || matches!(text, "." | "..") {
+        return at(&directory(path)?).ok_or_else(not_mounted);
+    }
+    let mut mounted: Vec<&InstanceInfo> = instances
+        .iter()
+        .filter(|i| i.mount_point.is_some())
+        .collect();
+    if let Some(instance) = mounted.iter().find(|i| i.id == text) {
+        return Ok((*instance).clone());
+    }
+    let Ok(wanted) = text.parse::<FsAndSnapshot>() else {
+        return Err(not_mounted());
+    };
+    mounted.retain(|i| {
+        let snapshot = wanted.snapshot.as_ref();
+        wanted.fs.matches(&i.fs) && snapshot.is_none_or(|s| i.id == format!("{}@{s}", i.fs))
+    });
+    match mounted.as_slice() {
+        [] => Err(not_mounted()),
+        [one] => Ok((*one).clone()),
+        several => {
+            let ids: Vec<&str> = several.iter().map(|i| i.id.as_str()).collect();
+            let text = format!("{text} has several mounts: {}", ids.join(", "));
+            Err(Error::new(ErrorKind::Conflict, text).hint("name the mount point"))
+        }
     }
 }
 
@@ -238,14 +271,6 @@ fn in_its_parent(path: &Path) -> Option<PathBuf> {
             .ok()?
             .join(path.file_name()?),
     )
-}
-
-/// The API's paths are JSON text.
-fn utf8(path: &Path) -> Result<String> {
-    path.to_str().map(str::to_owned).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, format!("{} is not UTF-8", path.display()))
-            .hint("name the file system instead of the directory")
-    })
 }
 
 #[cfg(test)]
@@ -290,13 +315,33 @@ mod tests {
     }
 
     #[test]
-    fn umount_takes_directories_and_file_systems() {
-        let target = |text: &str| umount_target(text, &instances()).unwrap();
-        assert_eq!(target("home"), "home");
-        assert_eq!(target("home@2"), "home@2");
-        assert_eq!(target("/mnt/home"), "/mnt/home");
-        assert_eq!(target("/mnt/home/"), "/mnt/home");
-        assert_eq!(target("/nonexistent/x"), "/nonexistent/x");
+    fn umount_takes_directories_and_what_has_one_mount() {
+        let mut all = instances();
+        let home = format!("home-{UUID}");
+        let chosen = |text: &str, all: &[InstanceInfo]| {
+            choose_mounted(text, all)
+                .map(|i| i.mount_point.unwrap())
+                .map_err(|e| e.kind())
+        };
+        let at = |path: &str| Ok(PathBuf::from(path));
+        // Two mounts: it is not for us to say which, though one is the master's.
+        assert_eq!(chosen("home", &all), Err(ErrorKind::Conflict));
+        assert_eq!(chosen("logs", &all), Err(ErrorKind::Conflict));
+        assert_eq!(chosen(&home, &all), at("/mnt/home"));
+        assert_eq!(chosen("home@2", &all), at("/mnt/then"));
+        assert_eq!(chosen("6f1c@2", &all), at("/mnt/then"));
+        assert_eq!(chosen("home@3", &all), Err(ErrorKind::NotFound));
+        assert_eq!(chosen("else", &all), Err(ErrorKind::NotFound));
+        assert_eq!(chosen("/mnt/home", &all), at("/mnt/home"));
+        assert_eq!(chosen("/mnt/home/", &all), at("/mnt/home"));
+        assert_eq!(chosen("/nonexistent/x", &all), Err(ErrorKind::NotFound));
+        // A master that is not mounted does not stand before a slave that is.
+        all[0].mount_point = None;
+        assert_eq!(chosen("home", &all), at("/mnt/then"));
+        assert_eq!(chosen(&home, &all), at("/mnt/then"));
+        assert_eq!(chosen("/mnt/home", &all), Err(ErrorKind::NotFound));
+        all.truncate(1);
+        assert_eq!(chosen("home", &all), Err(ErrorKind::NotFound));
     }
 
     #[test]

@@ -213,7 +213,16 @@ fn dry_runs_change_nothing() {
         assert!(ran.stderr.contains(said), "{line}: {ran:?}");
         assert_eq!(ran.stdout, "", "{line}");
     };
+    // A directory's times tell that something was created in it, though it is gone again.
+    let touched = || -> Option<Vec<_>> {
+        let places = [bucket.dir().to_owned(), bucket.dir().join(".tmp")];
+        let changed = places.map(|p| fs::metadata(p).ok().map(|m| m.modified().unwrap()));
+        Some(changed.to_vec())
+    };
+    let touched = || bucket.is_directory().then(touched).flatten();
+    let fresh = touched();
     run("fs create home", "would create");
+    assert_eq!(touched(), fresh, "the bucket was written to");
     assert_eq!(
         node.json(["fs", "list"].iter().chain(&b)),
         Value::Array(Vec::new())
@@ -230,14 +239,73 @@ fn dry_runs_change_nothing() {
     run("umount home", "would unmount");
     fs::write(mnt.join("file"), "still mounted").unwrap();
     node.ctl(["snapshot", "create", "home", "--wait"]).ok();
+    // Another node is not its master, and its daemon knows that.
+    let other = stage.node("b");
+    let mount = ["mount", "home", dir, "--dry-run"];
+    let said = other.ctl(mount.iter().chain(&b));
+    assert!(said.stderr.contains("if this node is"), "{said:?}");
+    other.start();
+    let refused = other.ctl(mount.iter().chain(&b));
+    refused.fails(CONFLICT, &["has a master", "epoch promote"]);
+    // What is unmounted is what the dry run says: nothing where several mounts are meant, else the mounted one.
+    let then = stage.dir("then");
+    let slave = ["mount", "home@1", then.to_str().unwrap(), "--slave"];
+    node.ctl(slave.iter().chain(&b)).ok();
+    for more in [&["--dry-run"][..], &[]] {
+        let words = ["umount", "home"];
+        node.ctl(words.iter().chain(more))
+            .fails(CONFLICT, &["several mounts"]);
+        let words = ["umount", "home@2"];
+        node.ctl(words.iter().chain(more)).fails(10, &["home@2"]);
+    }
+    run("umount home@1", "@1 from");
+    node.ctl(["umount", dir]).ok();
+    run("umount home", "@1 from");
+    node.ctl(["mount", "home", dir]).ok();
+    node.ctl(["umount", "home@1"]).ok();
+    run("umount home", dir);
     let cancel = ["snapshot", "cancel", "home@1", "--dry-run"];
     node.ctl(cancel).fails(CONFLICT, &["nothing to cancel"]);
     let retry = ["snapshot", "retry", "home@1", "--dry-run"];
     node.ctl(retry).fails(CONFLICT, &["nothing to retry"]);
-    run("snapshot hold home@1", "would hold");
-    run("snapshot release home@1", "would release");
-    assert!(node.json(["snapshot", "show", "home@1"])["holds"].is_null());
-    run("fs delete home --even-if-in-use", "would delete");
+    // Signs of life would be written now and then.
+    node.ctl(["snapshot", "create", "home", "--wait"]).ok(); // the latest is not deleted
+    node.ctl(["daemon", "stop"]).ok();
+    let in_bucket = |line: &str, said: &str| {
+        let line = format!("{line} --dry-run");
+        let ran = node.ctl(line.split(' ').chain(b));
+        assert_eq!(ran.code, Some(0), "{line}: {ran:?}");
+        assert!((ran.stderr + &ran.stdout).contains(said), "{line}");
+    };
+    let before = touched();
+    in_bucket("snapshot hold home@1", "would hold");
+    let release = ["snapshot", "release", "home@1"];
+    let released = node.ctl(release.iter().chain(&["--dry-run"]).chain(&b));
+    released.fails(CONFLICT, &["is not held"]);
+    in_bucket("fs set home --every 1h", "1h");
+    in_bucket("snapshot delete home@1", "would delete");
+    in_bucket("fs delete home --even-if-in-use", "would delete");
+    assert_eq!(touched(), before, "the bucket was written to");
+    let there = |words: &[&str]| node.ctl(words.iter().chain(&b)).ok();
+    there(&["snapshot", "hold", "home@1"]);
+    let before = touched();
+    in_bucket("snapshot release home@1", "would release");
+    assert_eq!(touched(), before, "the bucket was written to");
+    let shown = node.json(["snapshot", "show", "home@1"].iter().chain(&b));
+    assert_eq!(shown["holds"].as_array().unwrap().len(), 1, "{shown:#}");
+    there(&release);
+    there(&[
+        "fs",
+        "delete",
+        "home",
+        "--even-if-in-use",
+        "--confirm",
+        shown["manifest"]["fs"].as_str().unwrap(),
+    ]);
+    let before = touched();
+    in_bucket("fs undelete home", "would take back");
+    assert_eq!(touched(), before, "the bucket was written to");
+    there(&["fs", "undelete", "home"]);
     assert_eq!(
         node.json(["fs", "list"].iter().chain(&b))
             .as_array()

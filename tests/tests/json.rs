@@ -274,16 +274,23 @@ fn what_commands_print_is_what_the_document_says() {
     };
     let b = format!("--bucket {url}");
     for line in [
+        &format!("fs create other {b} --dry-run"),
         &format!("fs create other {b}"),
         &format!("fs list {b}"),
         &format!("fs delete other {b} --dry-run"),
+        &format!("mount other {then} {b} --dry-run"),
+        "snapshot create home --name two --dry-run",
         "snapshot create home --name one --wait",
+        &format!("mount home {then} {b} --slave --dry-run"),
+        "umount home --dry-run",
+        "snapshot hold home@1 --dry-run",
         "status",
         "snapshot watch home@1",
         "snapshot list home",
         "snapshot show home@one",
         "snapshot hold home@1 --reason audit",
         "snapshot show home@1",
+        "snapshot release home@1 --dry-run",
         "snapshot release home@1",
     ] {
         assert_eq!(run(line), Some(0), "{line}");

@@ -126,7 +126,7 @@ fn what_cannot_be_warmed_is_named() {
     for byte in bad.iter_mut().step_by(1000) {
         *byte ^= 1;
     }
-    fs::write(&tarball, bad).unwrap();
+    fs::write(&tarball, &bad).unwrap();
     let damaged = node.ctl(["warm", at, "large"]);
     assert_eq!(damaged.code, Some(14), "{damaged:#?}");
     for word in ["mnt-b/large", "0001.tar.zst", "could not be fetched whole"] {
@@ -134,15 +134,38 @@ fn what_cannot_be_warmed_is_named() {
     }
     let problems = node.json(["slave", "list"])[0]["problems"].to_string();
     assert!(problems.contains("0001.tar.zst"), "{problems}");
-    fs::write(&tarball, good).unwrap();
+    fs::write(&tarball, &good).unwrap();
     node.ctl(["warm", at, "large"]).ok();
     let shown = node.json(["slave", "list"]);
     assert_eq!(shown[0]["problems"], serde_json::json!([]), "{shown:#}");
     // Away is not damaged.
     let away = master.stage.path("away");
     fs::rename(master.bucket.dir(), &away).unwrap();
-    node.ctl(["warm", at, "cold"]).fails(5, &[]);
+    let nothing = node.ctl(["warm", at, "cold", "--json"]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(5), ""));
     fs::rename(&away, master.bucket.dir()).unwrap();
+
+    // What one request found is told although a later one is refused: the first is full with these.
+    master.node.mount(&master.fs, &master.bucket, &master.mnt);
+    let many = master.dir("many");
+    for n in 0..255 {
+        fs::write(many.join(n.to_string()), "").unwrap();
+    }
+    assert_eq!(master.snapshot(), 2);
+    node.ctl(["slave", "refresh", at]).ok();
+    fs::write(&tarball, bad).unwrap();
+    let words = ["warm", at, "cold", "many", ".cbfs/snapshots/1/large"];
+    let said = node.ctl(words);
+    assert!(said.stderr.contains("mnt-b/cold"), "{said:#?}");
+    said.fails(2, &["of 255 files are on this node", "not kept"]);
+    let said = node.ctl(words.iter().chain(&["--json"]));
+    let shown: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(shown["files"], 255, "{shown:#}");
+    let failed = shown["failed"].as_array().unwrap();
+    assert_eq!(failed.len(), 1, "{shown:#}");
+    assert!(failed[0]["path"].as_str().unwrap().ends_with("/cold"));
+    assert_eq!(said.code, Some(2), "{said:#?}");
+    assert!(said.stderr.contains("not kept"), "{said:#?}");
 }
 
 /// The new version of a file of which the old one is open has an inode number of its own kind.

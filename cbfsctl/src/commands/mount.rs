@@ -11,9 +11,12 @@ use crate::target;
 use cbfs_core::api::{MountRequest, Role};
 use cbfs_core::bucket::Bucket;
 use cbfs_core::catalog;
+use cbfs_core::format::epoch::EpochClaim;
 use cbfs_core::handle::{FsAndSnapshot, Handle, SnapshotSelector};
+use cbfs_core::ids::{Epoch, SnapshotNumber};
 use cbfs_core::{Error, ErrorKind, Result, schedule};
-use std::path::PathBuf;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Mount a file system read-write, or a snapshot of it read-only.
@@ -114,47 +117,112 @@ fn would(args: &Args, request: &MountRequest, context: &mut Context) -> Outcome 
     let located = target::locate(&request.fs, &args.bucket, &client)?;
     let (bucket, fs) = (located.open_bucket()?, &located.fs);
     catalog::refuse_deleted(&*bucket, fs)?;
-    let dir = printable(&request.mount_point.to_string_lossy());
+    let mut plan = Plan {
+        dry_run: true,
+        fs,
+        bucket: located.bucket.to_string(),
+        role: request.role,
+        mount_point: &request.mount_point,
+        epoch: None,
+        snapshot: None,
+        only_on_node: None,
+    };
     let how = match &request.snapshot {
         Some(snapshot) => {
             let manifest = catalog::find_snapshot(&*bucket, fs, &snapshot.parse()?)?;
+            plan.epoch = Some(manifest.epoch);
+            plan.snapshot = Some(manifest.number);
             let following = match request.follow {
                 Some(_) => " and those that follow",
                 None => "",
             };
             format!("read-only, snapshot {}{following}", manifest.number)
         }
-        None => master_to_be(&*bucket, fs, &client)?,
+        None => match master_to_be(&*bucket, fs, &client)? {
+            MasterToBe::First => "read-write, as its first master".to_owned(),
+            MasterToBe::Again(epoch) => {
+                plan.epoch = Some(epoch);
+                format!("read-write, master of epoch {epoch}")
+            }
+            MasterToBe::If(claim) => {
+                plan.epoch = Some(claim.epoch);
+                let (node, host) = (printable(&claim.node), printable(&claim.host));
+                plan.only_on_node = Some(claim.node);
+                format!(
+                    "read-write, if this node is {node} (host {host}), the master of epoch {}",
+                    claim.epoch
+                )
+            }
+        },
     };
+    if context.output.is_json() {
+        return context.output.json(&plan);
+    }
+    let dir = printable(&request.mount_point.to_string_lossy());
     context
         .output
         .message(format_args!("would mount {fs} on {dir} ({how})"));
     Ok(())
 }
 
+/// What `--dry-run --json` tells.
+#[derive(Debug, Serialize)]
+struct Plan<'a> {
+    dry_run: bool,
+    fs: &'a Handle,
+    bucket: String,
+    role: Role,
+    mount_point: &'a Path,
+    /// That it has already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<Epoch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<SnapshotNumber>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    only_on_node: Option<String>,
+}
+
 /// How this node would be master.
-fn master_to_be(bucket: &dyn Bucket, fs: &Handle, client: &DaemonClient) -> Result<String> {
-    let Some(claim) = catalog::current_epoch(bucket, fs)? else {
-        return Ok("read-write, as its first master".to_owned());
+enum MasterToBe {
+    /// Nobody ever was.
+    First,
+    /// It is, in this epoch.
+    Again(Epoch),
+    /// If it is the one of this claim, which only its daemon knows, and that one does not run.
+    If(EpochClaim),
+}
+
+fn master_to_be(bucket: &dyn Bucket, fs: &Handle, client: &DaemonClient) -> Result<MasterToBe> {
+    let status = match client.status() {
+        Ok(status) => Some(status),
+        Err(e) if e.kind() == ErrorKind::DaemonUnreachable => None,
+        Err(e) => return Err(e),
     };
-    let instances = client.instances().unwrap_or_default();
-    let mut own = instances.iter();
-    match own.find(|i| i.fs == *fs && i.role == Role::Master) {
-        Some(instance) => match &instance.mount_point {
-            None => Ok(format!("read-write, master of epoch {}", instance.epoch)),
-            Some(dir) => {
-                let dir = printable(&dir.to_string_lossy());
-                let text = format!("{fs} is mounted already, at {dir}");
-                Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"))
-            }
-        },
-        // Without its daemon it is not known whether that is this node.
-        None => Ok(format!(
-            "read-write, if this node is {} (host {}), the master of epoch {}",
-            printable(&claim.node),
-            printable(&claim.host),
-            claim.epoch
-        )),
+    let mut instances = status.iter().flat_map(|s| &s.instances);
+    if let Some(own) = instances.find(|i| i.fs == *fs && i.role == Role::Master) {
+        let Some(dir) = &own.mount_point else {
+            return Ok(MasterToBe::Again(own.epoch));
+        };
+        let dir = printable(&dir.to_string_lossy());
+        let text = format!("{fs} is mounted already, at {dir}");
+        return Err(Error::new(ErrorKind::Conflict, text).hint("umount it there first"));
+    }
+    let Some(claim) = catalog::current_epoch(bucket, fs)? else {
+        return Ok(MasterToBe::First);
+    };
+    match status {
+        // A claim of this node without an instance is one whose answer was lost, or whose instance was deleted: which of
+        // these only its state directory tells.
+        Some(status) if status.node != claim.node => {
+            let (epoch, at) = (claim.epoch, printable(&claim.claimed_at));
+            let (node, host) = (printable(&claim.node), printable(&claim.host));
+            let text = format!("{fs} has a master: node {node} ({host}), epoch {epoch} since {at}");
+            Err(Error::new(ErrorKind::Conflict, text).hint(format!(
+                "mount a snapshot of it with --slave; to take over from a master that is lost: `cbfsctl epoch promote \
+                 {fs} --previous-epoch {epoch}`"
+            )))
+        }
+        _ => Ok(MasterToBe::If(claim)),
     }
 }
 

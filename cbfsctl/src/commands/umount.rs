@@ -4,7 +4,7 @@ use super::Context;
 use crate::output::{Outcome, printable};
 use crate::target;
 use cbfs_core::api::UmountRequest;
-use cbfs_core::{Error, ErrorKind};
+use std::path::Path;
 
 /// Unmount a file system.
 ///
@@ -30,24 +30,20 @@ pub(crate) struct Args {
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
-    let instances = client.instances()?;
-    let target = target::umount_target(&args.target, &instances)?;
+    let instance = target::choose_mounted(&args.target, &client.instances()?)?;
     if args.dry_run {
-        let instance = target::choose_instance(&target, instances)?;
-        let Some(dir) = &instance.mount_point else {
-            let text = format!("{} is not mounted", instance.id);
-            return Err(Error::new(ErrorKind::NotFound, text)
-                .hint("`cbfsctl instance list` shows what is mounted")
-                .into());
-        };
-        let dir = printable(&dir.to_string_lossy());
+        if context.output.is_json() {
+            return context.output.json(&instance);
+        }
+        let dir = instance.mount_point.as_deref().map(Path::to_string_lossy);
+        let dir = printable(&dir.unwrap_or_default());
         context
             .output
             .message(format_args!("would unmount {} from {dir}", instance.id));
         return Ok(());
     }
     let instance = client.umount(&UmountRequest {
-        target,
+        target: instance.id,
         lazy: args.lazy,
     })?;
     if context.output.is_json() {

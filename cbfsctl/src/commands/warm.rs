@@ -49,6 +49,12 @@ struct Shown {
     failed: Vec<Failed>,
 }
 
+impl Shown {
+    fn is_something(&self) -> bool {
+        self.files > 0 || !self.failed.is_empty()
+    }
+}
+
 /// A file that is not whole here.
 #[derive(Debug, Serialize)]
 struct Failed {
@@ -104,15 +110,20 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
                 .into());
         }
     }
-    for top in &tops {
-        warming.walk(top, top == &mount_point)?;
-    }
-    warming.send()?;
+    let walked = tops
+        .iter()
+        .try_for_each(|top| warming.walk(top, top == &mount_point))
+        .and_then(|()| warming.send());
     let Warming {
         shown, progress, ..
     } = warming;
     progress.finish();
-    tell(&shown, &mut context.output)
+    // What was done before an error, or Ctrl-C, is done, and a damaged file that was met is damaged.
+    if walked.is_ok() || shown.is_something() {
+        tell(&shown, &mut context.output)?;
+    }
+    walked?;
+    damage(&shown)
 }
 
 fn look_at(path: &Path) -> Result<Metadata> {
@@ -207,6 +218,10 @@ fn tell(shown: &Shown, output: &mut Output) -> Outcome {
             quantities::bytes(shown.kept_bytes)
         ));
     }
+    Ok(())
+}
+
+fn damage(shown: &Shown) -> Outcome {
     if shown.failed.is_empty() {
         return Ok(());
     }

@@ -6,6 +6,7 @@ use crate::output::Outcome;
 use cbfs_core::catalog;
 use cbfs_core::clock::System;
 use cbfs_core::handle::validate_tag;
+use serde::Serialize;
 
 /// Create an empty file system in a bucket and print its handle.
 ///
@@ -23,11 +24,26 @@ pub(crate) struct Args {
     bucket: BucketOption,
 }
 
+/// What `--dry-run --json` tells.
+#[derive(Debug, Serialize)]
+struct Plan<'a> {
+    dry_run: bool,
+    tag: &'a str,
+    bucket: String,
+}
+
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let bucket = args.bucket.open(false)?;
+    let bucket = args.bucket.open(args.dry_run)?;
     if args.dry_run {
         validate_tag(&args.tag)?;
+        if context.output.is_json() {
+            return context.output.json(&Plan {
+                dry_run: true,
+                tag: &args.tag,
+                bucket: bucket.url().to_string(),
+            });
+        }
         context.output.message(format_args!(
             "would create a file system {} in {}",
             args.tag,

@@ -47,7 +47,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let located = target::locate(&args.fs, &args.bucket, &client)?;
-    let bucket = located.open_bucket_to_write()?;
+    let bucket = located.open_bucket_to_write(args.confirm.dry_run)?;
     let (bucket, fs) = (&*bucket, &located.fs);
     let next = catalog::fs_may_be_deleted(bucket, fs)?;
     let output = &mut context.output;

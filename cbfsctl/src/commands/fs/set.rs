@@ -84,7 +84,7 @@ impl Args {
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let located = target::locate(&args.fs, &args.bucket, &client)?;
-    let bucket = located.open_bucket_to_write()?;
+    let bucket = located.open_bucket_to_write(args.dry_run)?;
     catalog::refuse_deleted(&*bucket, &located.fs)?;
     let now = catalog::settings(&*bucket, &located.fs)?;
     let mut wanted = now.clone();

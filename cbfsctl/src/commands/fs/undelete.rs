@@ -31,7 +31,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let located = target::locate_deleted(&args.fs, &args.bucket, &client)?;
-    let bucket = located.open_bucket_to_write()?;
+    let bucket = located.open_bucket_to_write(args.dry_run)?;
     let (bucket, fs) = (&*bucket, &located.fs);
     let output = &mut context.output;
     let deletion = if args.dry_run {

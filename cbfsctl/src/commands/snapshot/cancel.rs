@@ -18,7 +18,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// A queued one is withdrawn at once, one that is carried out at its next step: this command says so and
 /// waits for that (`--no-wait`: returns, `snapshot watch` follows it). One whose manifest may have been created
 /// can only be withdrawn once the bucket answers. What it would have held is in the next snapshot. When its manifest exists
-/// already it completes instead, and this command fails (exit 11).
+/// already it completes instead, and this command fails (exit 11); when it fails meanwhile there is no such snapshot either, and
+/// the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  cbfsctl snapshot cancel home@12")]
 pub(crate) struct Args {
@@ -67,12 +68,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     }
     let number = info.number;
     if info.state != SnapshotState::Cancelled {
-        let text = format!(
-            "snapshot {number} of {fs} is {}: it was too late to cancel it",
-            info.state.name()
-        );
-        let hint = format!("`cbfsctl snapshot show {fs}@{number}` tells more");
-        return Err(Error::new(ErrorKind::Conflict, text).hint(hint).into());
+        return Err(not_cancelled(&info).into());
     }
     let output = &mut context.output;
     if output.is_json() {
@@ -80,6 +76,30 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     }
     output.message(format_args!("snapshot {number} of {fs} is cancelled"));
     Ok(())
+}
+
+/// How a request that was withdrawn ended instead.
+fn not_cancelled(info: &SnapshotInfo) -> Error {
+    let (number, fs) = (info.number, &info.fs);
+    let error = match info.state {
+        SnapshotState::Failed => {
+            // As good as cancelled: there is no such snapshot, and what it held is in the next.
+            let text = format!("snapshot {number} of {fs} failed before it could be cancelled");
+            let error = Error::failed(text);
+            match &info.reason {
+                Some(reason) => error.because(reason.clone()),
+                None => error,
+            }
+        }
+        state => Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "snapshot {number} of {fs} is {}: it was too late to cancel it",
+                state.name()
+            ),
+        ),
+    };
+    error.hint(format!("`cbfsctl snapshot show {fs}@{number}` tells more"))
 }
 
 /// What has to happen before a withdrawn request is over.
@@ -119,4 +139,28 @@ fn would(request: &SnapshotInfo, context: &mut Context) -> Outcome {
         "would cancel snapshot {number} of {fs}, which is {state}"
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_complete_one_was_withdrawn_too_late() {
+        let ended = |state: &str| {
+            let info = serde_json::from_value(serde_json::json!({
+                "fs": "home-6f1c2a52-8f8a-4d0e-9a53-0c2ad9d1a2b3", "number": 3, "kind": "user", "state": state, "epoch": 1,
+                "requested_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:01Z", "reason": "no room",
+            }));
+            not_cancelled(&info.unwrap())
+        };
+        let complete = ended("complete");
+        assert_eq!(complete.kind(), ErrorKind::Conflict);
+        assert!(complete.to_string().contains("too late"), "{complete}");
+        let failed = ended("failed");
+        assert_eq!(failed.kind(), ErrorKind::Failed);
+        assert!(!failed.to_string().contains("too late"), "{failed}");
+        let why = std::error::Error::source(&failed).map(ToString::to_string);
+        assert_eq!(why.as_deref(), Some("no room"));
+    }
 }

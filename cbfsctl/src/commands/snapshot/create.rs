@@ -8,8 +8,9 @@ use crate::quantities;
 use crate::snapshot_watch::{self, Watch};
 use crate::target;
 use cbfs_core::api::{Role, SnapshotRequest};
-use cbfs_core::handle::validate_snapshot_name;
+use cbfs_core::handle::{Handle, validate_snapshot_name};
 use cbfs_core::snapshot::{SnapshotKind, SnapshotState};
+use serde::Serialize;
 use std::time::Duration;
 
 /// Ask for a snapshot of a file system mounted here, and print its number.
@@ -93,6 +94,15 @@ fn would(args: &Args, client: &DaemonClient, context: &mut Context) -> Outcome {
         .iter()
         .find(|i| i.fs == fs)
         .map_or(0, |i| i.unpublished);
+    if context.output.is_json() {
+        return context.output.json(&Plan {
+            dry_run: true,
+            fs,
+            name: args.name.as_deref(),
+            unpublished: changes,
+            queued,
+        });
+    }
     let name = match &args.name {
         Some(name) => format!(" named {name:?}"),
         None => String::new(),
@@ -103,6 +113,17 @@ fn would(args: &Args, client: &DaemonClient, context: &mut Context) -> Outcome {
         quantities::count(queued as u64)
     ));
     Ok(())
+}
+
+/// What `--dry-run --json` tells.
+#[derive(Debug, Serialize)]
+struct Plan<'a> {
+    dry_run: bool,
+    fs: Handle,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    unpublished: u64,
+    queued: usize,
 }
 
 /// A state that can be waited for.

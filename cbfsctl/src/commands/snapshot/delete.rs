@@ -30,7 +30,12 @@ pub(crate) struct Args {
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let marked = Marked::find(&args.snapshot, &args.bucket, &context.client()?)?;
+    let marked = Marked::find(
+        &args.snapshot,
+        &args.bucket,
+        &context.client()?,
+        args.confirm.dry_run,
+    )?;
     let (bucket, m) = (&*marked.bucket, &marked.manifest);
     catalog::may_be_deleted(bucket, &m.fs, m.id())?;
     let what = format!(

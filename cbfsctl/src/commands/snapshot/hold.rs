@@ -28,10 +28,18 @@ pub(crate) struct Args {
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let marked = Marked::find(&args.snapshot, &args.bucket, &context.client()?)?;
+    let marked = Marked::find(
+        &args.snapshot,
+        &args.bucket,
+        &context.client()?,
+        args.dry_run,
+    )?;
     let mark = marked.mark(args.reason.clone());
     let output = &mut context.output;
     if args.dry_run {
+        if output.is_json() {
+            return output.json(&mark);
+        }
         output.message(format_args!("would hold {}", marked.describe()));
         return Ok(());
     }

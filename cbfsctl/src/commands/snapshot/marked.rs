@@ -21,14 +21,20 @@ pub(super) struct Marked {
 
 impl Marked {
     /// The snapshot that `text` (`FS@SNAP`) means.
-    pub(super) fn find(text: &str, option: &BucketOption, client: &DaemonClient) -> Result<Marked> {
+    /// With `dry_run` the bucket is opened to be read only.
+    pub(super) fn find(
+        text: &str,
+        option: &BucketOption,
+        client: &DaemonClient,
+        dry_run: bool,
+    ) -> Result<Marked> {
         let target: FsAndSnapshot = text.parse()?;
         let wanted = target.snapshot.ok_or_else(|| {
             Error::new(ErrorKind::Usage, "which snapshot?")
                 .hint("give its number or name: FS@12 or FS@NAME")
         })?;
         let located = target::locate(target.fs.as_str(), option, client)?;
-        let bucket = located.open_bucket_to_write()?;
+        let bucket = located.open_bucket_to_write(dry_run)?;
         catalog::refuse_deleted(&*bucket, &located.fs)?;
         let manifest = catalog::find_snapshot(&*bucket, &located.fs, &wanted)?;
         Ok(Marked { bucket, manifest })

@@ -5,6 +5,7 @@ use super::marked::Marked;
 use crate::bucket_option::BucketOption;
 use crate::output::Outcome;
 use cbfs_core::catalog;
+use cbfs_core::{Error, ErrorKind};
 
 /// Release a held snapshot: all its holds. It is not deleted by that.
 #[derive(Debug, clap::Args)]
@@ -22,19 +23,33 @@ pub(crate) struct Args {
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let marked = Marked::find(&args.snapshot, &args.bucket, &context.client()?)?;
+    let marked = Marked::find(
+        &args.snapshot,
+        &args.bucket,
+        &context.client()?,
+        args.dry_run,
+    )?;
     let mark = marked.mark(None);
     let output = &mut context.output;
-    if args.dry_run {
+    let released = if args.dry_run {
+        let standing = catalog::standing_holds(&*marked.bucket, &mark.fs, mark.snapshot())?;
+        if standing.is_empty() {
+            let text = format!("{} is not held", marked.describe());
+            let hint = format!("`cbfsctl snapshot list {}` shows holds", mark.fs);
+            return Err(Error::new(ErrorKind::Conflict, text).hint(hint).into());
+        }
         output.message(format_args!("would release {}", marked.describe()));
-        return Ok(());
-    }
-    let released = catalog::release_snapshot(&*marked.bucket, &mark)?;
+        standing.len()
+    } else {
+        catalog::release_snapshot(&*marked.bucket, &mark)?
+    };
     if output.is_json() {
         return output.json(&serde_json::json!({
             "fs": mark.fs, "number": mark.number, "epoch": mark.epoch, "released": released,
         }));
     }
-    output.message(format_args!("{} is released", marked.describe()));
+    if !args.dry_run {
+        output.message(format_args!("{} is released", marked.describe()));
+    }
     Ok(())
 }
