@@ -16,6 +16,7 @@ mod scene;
 mod secrets;
 mod server;
 mod uploads;
+mod warming;
 
 use cbfs_core::bucket::{Bucket, BucketError, FileBucket, Key, S3Bucket};
 use cbfs_core::bucket::{MachinePace, Patience, Retrying};

@@ -35,6 +35,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Files whose residency is remembered.
 const REMEMBERED: usize = 4096;
@@ -127,7 +128,7 @@ impl Instance {
     ///
     /// # Errors
     /// As that; [`cbfs_core::ErrorKind::Failed`] when what is here cannot be told.
-    pub fn warm(&self, files: &[Ino]) -> Result<Warmed> {
+    pub fn warm(&self, files: &[Ino], given_up: &AtomicBool) -> Result<Warmed> {
         let base = self.kvs.files().base.clone();
         let (Some(tier_in), Some(base)) = (&self.tier_in, base) else {
             return Ok(Warmed::default());
@@ -160,11 +161,18 @@ impl Instance {
                 wanted.extend(absent.into_iter().map(|range| (*ino, range)));
             }
         }
-        let warmed = tier_in.warm(&wanted);
+        let warmed = tier_in.warm(&wanted, given_up);
         if tier_in.damage_has_changed() {
             self.tell_health();
         }
         warmed
+    }
+
+    /// Nothing is kept of what is below any more: the directory is about to be removed.
+    pub fn end_cache(&self) {
+        if let Some(tier_in) = &self.tier_in {
+            tier_in.end_cache();
+        }
     }
 
     /// Whether anything of this inode may be below a master.
@@ -530,5 +538,26 @@ mod tests {
         assert_eq!(below.absent_to(1, 1000, 100), Some(150));
         assert_eq!(below.absent_to(1, 120, 100), Some(120));
         assert_eq!(below.absent_to(2, 1000, 100), None);
+    }
+
+    #[test]
+    fn absent_ranges_leave_out_what_is_here_and_end_with_what_is_below() {
+        let below = Below {
+            end: 950,
+            resident: BTreeSet::from([0, 3, 4, 8]),
+        };
+        assert_eq!(below.absent_of(0..100, 2000, 100), [1..3, 5..8, 9..10]);
+        assert_eq!(below.absent_of(2..7, 2000, 100), [2..3, 5..7]);
+        assert_eq!(below.absent_of(0..100, 201, 100), vec![1..3]);
+        assert_eq!(below.absent_of(3..5, 2000, 100), []);
+        assert_eq!(below.absent_of(10..100, 2000, 100), []);
+        // The same as block by block.
+        for blk in 0..12 {
+            let absent = below.absent_to(blk, 2000, 100).is_some();
+            assert_eq!(
+                below.absent_of(blk..blk + 1, 2000, 100).len(),
+                usize::from(absent)
+            );
+        }
     }
 }

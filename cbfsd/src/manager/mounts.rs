@@ -345,7 +345,9 @@ impl Manager {
         open.stop_following();
         self.open.lock().remove(&open.id);
         self.events.forget(&open.id);
-        open.instance().close()?;
+        let instance = open.instance();
+        instance.close()?;
+        instance.end_cache(); // a warm may be under way
         match fs::remove_dir_all(&open.dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(e).context(|| format!("{} could not be removed", open.dir.display()))

@@ -146,6 +146,7 @@ impl Manager {
         let instance = open.instance();
         instance.forget_all();
         instance.close()?;
+        instance.end_cache();
         self.open.lock().remove(&open.id);
         self.events.forget(&open.id);
         let gone = self

@@ -7,18 +7,20 @@ use cbfs_core::api::{WarmFailure, WarmInfo, WarmRequest};
 use cbfs_core::error::{Error, ErrorKind, Result};
 use cbfs_core::ids::Ino;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Node ids of the mount, and the inodes they stand for.
 type Files = Vec<(u64, Ino)>;
 
 impl Manager {
     /// Bring the contents of files to this node, to stay. A file that changed hands meanwhile (the slave moved on, and nobody
-    /// has it open) needs nothing. Waits for the bucket, and holds no lock that anything else waits for.
+    /// has it open) needs nothing. Waits for the bucket, and holds no lock that anything else waits for. Ends early once `given_up` is
+    /// set, or the instance is unmounted or deleted.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for too many inodes, or those of a snapshot below `.cbfs`; those of bucket and disk. A damaged
     /// object is told for each file.
-    pub fn warm(&self, id: &str, request: &WarmRequest) -> Result<WarmInfo> {
+    pub fn warm(&self, id: &str, request: &WarmRequest, given_up: &AtomicBool) -> Result<WarmInfo> {
         let refused = |text: &str| Err(Error::new(ErrorKind::Usage, text));
         if request.inodes.len() > WarmRequest::MOST {
             return refused("more files at once than one request may name");
@@ -48,7 +50,7 @@ impl Manager {
         };
         for (holder, files) in holders {
             let inodes: Vec<Ino> = files.iter().map(|(_, ino)| *ino).collect();
-            let mut warmed = holder.warm(&inodes)?;
+            let mut warmed = holder.warm(&inodes, given_up)?;
             info.fetched_bytes += warmed.fetched_bytes;
             info.kept_bytes += warmed.kept_bytes;
             for (node, ino) in files {

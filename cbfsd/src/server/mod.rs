@@ -30,6 +30,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
@@ -275,12 +276,40 @@ async fn warm(
     Path(id): Path<String>,
     bytes: axum::body::Bytes,
 ) -> Answer<WarmInfo> {
+    let given_up = Arc::new(AtomicBool::new(false));
+    let _gives_up = GivesUp(Arc::clone(&given_up));
+    let Shared {
+        manager,
+        mut stopped,
+        ..
+    } = shared;
     let work = move || {
         peer.may_change()?; // it fills the disk
         let request: WarmRequest = body(&bytes)?;
-        shared.manager.warm(&id, &request)
+        manager.warm(&id, &request, &given_up)
     };
-    Ok(Json(blocking(work).await?))
+    let stopping = async move {
+        // An error means that the server is gone.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    tokio::select! {
+        done = blocking(work) => Ok(Json(done?)),
+        // It may wait for the bucket for long: the end of the daemon does not wait for it.
+        () = stopping => Err(Failure(Error::new(
+            ErrorKind::DaemonUnreachable,
+            "the daemon is stopping",
+        )
+        .hint("go on when it runs again: what was fetched stays"))),
+    }
+}
+
+/// Ends the work of a handler that is dropped, because the client is gone, or has answered.
+struct GivesUp(Arc<AtomicBool>);
+
+impl Drop for GivesUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 async fn create_snapshot(

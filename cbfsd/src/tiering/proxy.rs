@@ -19,11 +19,11 @@ use cbfs_core::api::ErrorBody;
 use cbfs_core::bucket::{Bucket, BucketError, Key};
 use cbfs_core::cloud_snapshot::{decompressed_limit, download};
 use cbfs_core::durable_file;
-use cbfs_core::error::{Context, Error, Result};
+use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::frames::{StoredObject, decompress_seekable, decompress_to_file};
 use cbfs_core::handle::Handle;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -45,6 +45,8 @@ pub struct ProxyCache {
     trusted: Mutex<HashSet<(String, String)>>,
     fetches: SingleFlight<(String, String), PathBuf>,
     decompressions: SingleFlight<(String, String), PathBuf>,
+    /// Whether it is over; held for reading by whoever puts a file here.
+    ended: RwLock<bool>,
 }
 
 /// Contents of a `.made` file.
@@ -73,7 +75,27 @@ impl ProxyCache {
             trusted: Mutex::default(),
             fetches: SingleFlight::default(),
             decompressions: SingleFlight::default(),
+            ended: RwLock::default(),
         })
+    }
+
+    /// From now on nothing is put here: what comes of fetches under way is refused. On return the directory can be removed.
+    /// Waits for the disk at most, never for the bucket.
+    pub fn end(&self) {
+        *self.ended.write() = true;
+    }
+
+    /// For as long as a file is put here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] after [`ProxyCache::end`].
+    pub fn writing(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let ended = self.ended.read();
+        if *ended {
+            let text = "the instance was unmounted or deleted: nothing more is kept of it";
+            return Err(Error::new(ErrorKind::Conflict, text).hint("mount it again to go on"));
+        }
+        Ok(ended)
     }
 
     /// Where the object `key` stands, or would stand. It need not exist.
@@ -274,12 +296,14 @@ impl ProxyCache {
     }
 
     fn temporary(&self) -> Result<tempfile::NamedTempFile> {
+        let _writing = self.writing()?;
         tempfile::NamedTempFile::new_in(self.dir.join(TMP))
             .context(|| format!("no file could be created in {}", self.dir.display()))
     }
 
     /// Put a finished file under its key.
     fn keep(&self, temporary: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
+        let _writing = self.writing().map_err(io::Error::other)?;
         fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
         temporary.persist(path).map_err(|e| e.error)?;
         Ok(())

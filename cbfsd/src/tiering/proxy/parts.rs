@@ -27,9 +27,10 @@ impl ProxyCache {
     /// Keep a verified part of an object, from `offset`. Not durable: after a power loss it may be fetched again.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Those of the disk and of [`ProxyCache::writing`].
     pub fn keep_part(&self, key: &str, offset: u64, bytes: &[u8]) -> Result<()> {
         let path = self.warm_path_of(key)?;
+        let _writing = self.writing()?;
         let write = || {
             fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
             let mut options = File::options();

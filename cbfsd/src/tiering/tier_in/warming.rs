@@ -12,7 +12,7 @@ use cbfs_core::ids::Ino;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 /// Sections fetched at a time.
@@ -34,12 +34,13 @@ pub struct Warmed {
 }
 
 impl TierIn {
-    /// Fetch all sections that these blocks of files lie in. Waits for the bucket.
+    /// Fetch all sections that these blocks of files lie in. Waits for the bucket. Ends early once `given_up` is set.
     ///
     /// # Errors
-    /// Those of bucket and disk, [`ErrorKind::Failed`] before the disk gets full: what was fetched stays. A damaged object
-    /// is none: it is told for each file.
-    pub fn warm(&self, wanted: &[(Ino, Range<u64>)]) -> Result<Warmed> {
+    /// Those of bucket and disk, [`ErrorKind::Failed`] before the disk gets full: what was fetched stays.
+    /// [`ErrorKind::Conflict`] when it was given up, or the cache has ended. A damaged object is none: it is told for each
+    /// file.
+    pub fn warm(&self, wanted: &[(Ino, Range<u64>)], given_up: &AtomicBool) -> Result<Warmed> {
         let mut sections: BTreeMap<SectionId, Vec<Ino>> = BTreeMap::new();
         for (ino, blocks) in wanted {
             let mut from = blocks.start;
@@ -62,6 +63,12 @@ impl TierIn {
         let warmed = Mutex::new(Warmed::default());
         let fetch = || -> Result<()> {
             while let Some((id, files)) = sections.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if given_up.load(Ordering::Relaxed) {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        "nobody waits for it any more",
+                    ));
+                }
                 match self.sections.keep(*id) {
                     Ok(Kept::Fetched(bytes)) => warmed.lock().fetched_bytes += bytes,
                     Ok(Kept::Before(bytes)) => warmed.lock().kept_bytes += bytes,
@@ -101,6 +108,13 @@ enum Kept {
     Before(u64),
 }
 
+impl TierIn {
+    /// See [`ProxyCache::end`](super::super::proxy::ProxyCache::end).
+    pub fn end_cache(&self) {
+        self.sections.proxy.end();
+    }
+}
+
 impl Sections {
     fn keep(&self, id: SectionId) -> Result<Kept> {
         let kept = self.find_and_keep(id);
@@ -109,6 +123,7 @@ impl Sections {
     }
 
     fn find_and_keep(&self, id: SectionId) -> Result<Kept> {
+        drop(self.proxy.writing()?); // nothing is fetched for a cache that has ended
         let (toc, section) = (self.toc(id.0)?, id.1);
         let place = self.place(&toc, id.0, section)?;
         section_length(&self.fs, &place)?; // before memory is taken for what the TOC claims
