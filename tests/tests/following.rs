@@ -457,7 +457,7 @@ fn a_sequential_reader_is_read_ahead_of_and_each_section_is_fetched_once() {
 fn many_sequential_readers_fetch_each_section_once() {
     needs_fuse!();
     let m = Master::new();
-    let (readers, blocks) = (12u64, 8);
+    let (readers, blocks) = (20u64, 6);
     for n in 0..readers {
         fs::write(m.at(&format!("large-{n}")), noise(n, blocks << 20)).unwrap();
     }
