@@ -103,7 +103,9 @@ fn a_follower_polls_with_one_request_per_interval() {
         let seen = scene.proxy.take_seen().into_iter();
         polls.extend(seen.filter(|request| !is_a_sign(request)));
         let intervals = begun.elapsed().as_secs() as usize;
-        assert!(polls.len() <= intervals + 1, "in {intervals}: {polls:#?}");
+        // And one more in every sixth, for the epoch.
+        let most = intervals + 1 + (intervals + 1).div_ceil(6);
+        assert!(polls.len() <= most, "in {intervals}: {polls:#?}");
         assert!(intervals < 10 * LOOKS, "it does not poll: {polls:#?}");
     }
     let asked = |what: &str| {
@@ -112,7 +114,7 @@ fn a_follower_polls_with_one_request_per_interval() {
     };
     let (snapshots, epochs) = (asked("/m/0000000002-e1.json"), asked("/epochs/00002.json"));
     assert_eq!(snapshots + epochs, polls.len(), "{polls:#?}");
-    assert!(snapshots > 5 * LOOKS / 7 && epochs >= 2, "{polls:#?}");
+    assert!(snapshots >= 5 * epochs && epochs >= 2, "{polls:#?}");
 
     // And that is enough.
     scene.node.start();

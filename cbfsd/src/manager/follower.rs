@@ -2,7 +2,7 @@
 //!
 //! A look in the steady state is one request: is there a manifest with the next number, of the epoch that was the last
 //! when it was last asked for? Numbers have no gaps (a number that was given up gets a manifest when the next one is
-//! published), so nothing is missed but a new epoch: every [`EPOCH_LOOK`]th look asks for its claim instead. A look that
+//! published), so nothing is missed but a new epoch: every [`EPOCH_LOOK`]th look asks for its claim too. A look that
 //! finds something, and one that is asked for by a person, comes after an error or during a promotion, finds out what the
 //! latest snapshot of the lineage is. That one is moved to, whatever lies in between; also when its number is lower,
 //! because the present one turned out to be diverged.
@@ -23,7 +23,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Every so manieth look asks for the next epoch, the others for the next snapshot.
+/// Every so manieth look asks for the next epoch too.
 const EPOCH_LOOK: u32 = 6;
 /// The longest pause after errors, unless the interval is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -72,8 +72,8 @@ enum Look {
     Everything,
     /// Whether there is a next snapshot, by one request.
     Snapshot,
-    /// Whether there is a next epoch, by one request.
-    Epoch,
+    /// Whether there is a next snapshot or a next epoch, by one request each.
+    SnapshotAndEpoch,
 }
 
 impl State {
@@ -86,7 +86,7 @@ impl State {
             Look::Everything
         } else if self.short_looks >= EPOCH_LOOK {
             self.short_looks = 0;
-            Look::Epoch
+            Look::SnapshotAndEpoch
         } else {
             Look::Snapshot
         }
@@ -263,17 +263,16 @@ impl Follower {
         };
         let bucket: &dyn Bucket = &*open.bucket;
         let known = self.state.lock().epoch;
-        let next = match look {
-            Look::Everything => None,
-            Look::Snapshot => Some(keys::manifest(
-                SnapshotNumber(number.0.saturating_add(1)),
-                known,
-            )),
-            Look::Epoch => Some(keys::epoch_claim(Epoch(known.0.saturating_add(1)))),
+        let there =
+            |key: &str| -> Result<bool> { Ok(has_small(bucket, &keys::absolute(&fs, key)?)?) };
+        let snapshot = keys::manifest(SnapshotNumber(number.0.saturating_add(1)), known);
+        let epoch = keys::epoch_claim(Epoch(known.0.saturating_add(1)));
+        let something_new = match look {
+            Look::Everything => true,
+            Look::Snapshot => there(&snapshot)?,
+            Look::SnapshotAndEpoch => there(&snapshot)? || there(&epoch)?,
         };
-        if let Some(next) = next
-            && !has_small(bucket, &keys::absolute(&fs, &next)?)?
-        {
+        if !something_new {
             return Ok(());
         }
         catalog::refuse_deleted(bucket, &fs)?;
