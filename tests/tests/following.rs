@@ -459,14 +459,14 @@ fn many_sequential_readers_fetch_each_section_once() {
     let m = Master::new();
     let (readers, blocks) = (20u64, 6);
     for n in 0..readers {
-        fs::write(m.at(&format!("large-{n}")), noise(n, blocks << 20)).unwrap();
+        fs::write(m.at(format!("large-{n}")), noise(n, blocks << 20)).unwrap();
     }
     m.snapshot();
     let f = Follower::of(&m, "1h");
     let before = gets(&f.node);
     std::thread::scope(|scope| {
         for n in 0..readers {
-            let path = f.at(&format!("large-{n}"));
+            let path = f.at(format!("large-{n}"));
             scope.spawn(move || assert!(fs::read(path).unwrap() == noise(n, blocks << 20)));
         }
     });
