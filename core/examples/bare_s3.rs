@@ -9,7 +9,7 @@
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic
-)] // a tool of a benchmark
+)] // a tool of a benchmark: whatever goes wrong ends it, and the benchmark with it
 #![allow(clippy::disallowed_methods)] // it measures time
 
 use futures_util::stream::{self, StreamExt};

@@ -3,6 +3,8 @@
 //! Order of a write: stripe of the inode, (fresh backing file filled,) gate, blocks preserved, journal,
 //! tables, data, gate left. The journal comes before the data because a block that changed on disk
 //! without a record would be missing from the next snapshot; the other way round is harmless.
+//!
+//! Longer than other files: the operations share these steps, which are private to keep their order in one place.
 
 use super::Instance;
 use super::below::{Absent, Below, Held};

@@ -1,6 +1,6 @@
 //! The bound on clean rows in memory.
 //!
-//! Going through 100 K rows takes some 10 ms, for which nobody may hold the tables' lock: every operation of the mount
+//! Going through all rows takes milliseconds, for which nobody may hold the tables' lock: every operation of the mount
 //! needs it. So the rows are taken out of the cache, thinned outside the lock, and put back below what came in
 //! meanwhile. Whoever misses a row in between reads it from the files.
 //!

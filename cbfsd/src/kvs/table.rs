@@ -199,7 +199,7 @@ impl Table {
 
     /// Keep a clean table below `limit` bytes: the contents of inline files go first, then half of the
     /// rows, then all (one huge directory is dropped or kept as a whole). Afterwards there is room
-    /// for a while: what this costs is spread over many rows. Takes some 10 ms for 100 K rows.
+    /// for a while: what this costs is spread over many rows. Goes through all rows: not for a lock that others wait for.
     pub fn bound(&mut self, limit: usize) {
         if self.bytes <= limit {
             return;

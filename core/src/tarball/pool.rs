@@ -8,8 +8,9 @@ use std::thread::{self, JoinHandle};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
-/// zstd's level of everything that is persisted. For sections of up to 1 MiB level 3 has no longer window to look
-/// back into: on trees of source text it takes 20 to 35 % longer than level 2 for less than 1 % of the bytes.
+/// zstd's level of everything that is persisted. In sections there is little to look back into: on two
+/// trees of source text in sections of 256 KiB level 3 took 14 and 34 % longer than level 2 for 1 % of the bytes; in
+/// sections of 1 MiB, which large files have, 18 % longer for 5 %.
 pub const DEFAULT_LEVEL: i32 = 2;
 
 /// More threads than this are not started: with sections of up to 1 MiB in flight each of them

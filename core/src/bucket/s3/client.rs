@@ -3,6 +3,8 @@
 //!
 //! Every request has two deadlines: on silence (no byte moved in either direction), and on the
 //! whole try, in proportion to its size. Nothing is tried again here but parts of an upload.
+//!
+//! Longer than other files: each kind of request is a few lines around the deadlines and checks that all of them share.
 
 use super::answer::{Asked, DOCUMENT_MAX, Refusal, broken, element, network_error, timed_out};
 use super::credentials::{Keys, Provider};
