@@ -309,8 +309,11 @@ fn readings(stack: &Stack) -> Vec<String> {
         for content in &contents {
             let raw = content.extent.as_ref().map(section).unwrap_or_default();
             let block = assemble(content, &raw, BLOCK as usize).unwrap();
+            // Where all of a block that lies within the file is zero it may have an extent or not:
+            // what hides the bytes behind the end need not have come along with the size.
             let place = content
                 .extent
+                .filter(|_| block.iter().any(|byte| *byte != 0))
                 .map(|e| (e.snapshot, e.section, e.offset, e.n));
             all.push(format!("{} {place:?} {block:?}", content.blk));
             if content.extent.is_some() {
@@ -352,7 +355,7 @@ fn readings(stack: &Stack) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn a_merged_run_reads_as_its_layers_did(
         layers in proptest::collection::vec(contents(), 2..7),
@@ -415,6 +418,46 @@ fn a_hole_in_the_middle_of_an_older_extent_is_a_zero_of_the_merged_layer() {
     assert_eq!(layer.meta("from").unwrap().as_deref(), Some("1"));
     assert_eq!(layer.meta("to").unwrap().as_deref(), Some("2"));
     assert_eq!(readings(&stack(&[target])), before);
+}
+
+/// Found by the property above: the truncation hid the end of the block behind the file, the hole the
+/// rest. After the merge the size alone says the former, which a block's extent does not depend on.
+#[test]
+fn a_block_hidden_by_a_hole_and_the_end_of_the_file_reads_as_zeros() {
+    let nothing = || Contents {
+        files: vec![Change::Nothing; FILES.count()],
+        dentries: Vec::new(),
+        xattrs: Vec::new(),
+        links: Vec::new(),
+    };
+    let mut files = Files::new();
+    let mut layer = nothing();
+    layer.files[2] = Change::Contents {
+        size: 33,
+        min_size: 0,
+        extents: vec![(1, 2, false)],
+        holes: Vec::new(),
+    };
+    files.add(&layer);
+    layer.files[2] = Change::Attributes {
+        size: 33,
+        min_size: 33,
+    };
+    files.add(&layer);
+    layer.files[2] = Change::Holes(vec![(8, 25)]);
+    files.add(&layer);
+    let before = readings(&stack(&files.paths));
+    let (merged, target) = files.merge(1, 3);
+    assert_eq!(merged, Merged::Made);
+    files.paths.splice(1..3, [target]);
+    let merged = stack(&files.paths);
+    assert_eq!(readings(&merged), before);
+    let block = &merged.content(Ino(7), 2, 3).unwrap()[0];
+    let raw = block.extent.as_ref().map(section).unwrap_or_default();
+    assert_eq!(
+        assemble(block, &raw, BLOCK as usize).unwrap(),
+        [0; BLOCK as usize]
+    );
 }
 
 #[test]
