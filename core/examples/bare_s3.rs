@@ -2,7 +2,7 @@
 //! what `tests/bench/bucket` measures CBFS against.
 //!
 //! `bare_s3 put|get ENDPOINT BUCKET PREFIX COUNT BYTES PARALLEL [RANGE]`: credentials from the environment; prints bytes and
-//! seconds. With RANGE each object is fetched by ranges of so many bytes.
+//! seconds. With RANGE each object is fetched by ranges of so many bytes, one after the other: PARALLEL objects at a time.
 
 #![allow(
     clippy::print_stdout,
@@ -82,24 +82,24 @@ async fn main() {
                 .await
         }
         "get" => {
-            let ranges =
-                (0..count).flat_map(|n| (0..size).step_by(range).map(move |from| (n, from)));
-            let gets = ranges.map(|(n, from)| async move {
-                let url = bucket.presign_get(format!("/{prefix}/{n}"), VALID_FOR, None);
-                let url = url.await.expect("a URL");
-                let last = (from + range).min(size) - 1;
-                let get = client
-                    .get(url)
-                    .header("range", format!("bytes={from}-{last}"));
-                let mut answer = get
-                    .send()
-                    .await
-                    .expect("an answer")
-                    .error_for_status()
-                    .expect("success");
+            let gets = (0..count).map(|n| async move {
                 let mut got = 0;
-                while let Some(piece) = answer.chunk().await.expect("a body") {
-                    got += piece.len();
+                for from in (0..size).step_by(range) {
+                    let url = bucket.presign_get(format!("/{prefix}/{n}"), VALID_FOR, None);
+                    let url = url.await.expect("a URL");
+                    let last = (from + range).min(size) - 1;
+                    let get = client
+                        .get(url)
+                        .header("range", format!("bytes={from}-{last}"));
+                    let mut answer = get
+                        .send()
+                        .await
+                        .expect("an answer")
+                        .error_for_status()
+                        .expect("success");
+                    while let Some(piece) = answer.chunk().await.expect("a body") {
+                        got += piece.len();
+                    }
                 }
                 got
             });

@@ -77,11 +77,12 @@ impl Below {
     }
 }
 
-/// Blocks that are in memory for the operation at hand.
+/// Parts of blocks that are in memory for the operation at hand.
 #[derive(Default)]
 pub(super) struct Held {
-    have: FxHashMap<(Ino, u64), Vec<u8>>,
-    wanted: Option<(Ino, u64, usize)>,
+    /// By block, and where in it the bytes begin.
+    have: FxHashMap<(Ino, u64, usize), Vec<u8>>,
+    wanted: Option<(Ino, u64, Range<usize>)>,
 }
 
 /// A block that is not here.
@@ -108,16 +109,17 @@ impl Instance {
                 Err(refusal @ Refusal::MustWait) if patience == Patience::MayWait => refusal,
                 done => return done,
             };
-            let (Some((ino, blk, length)), Some(tier_in)) = (held.wanted.take(), &self.tier_in)
+            let (Some((ino, blk, range)), Some(tier_in)) = (held.wanted.take(), &self.tier_in)
             else {
                 return Err(refused);
             };
-            let fetched = tier_in.block(ino, blk, length, true);
+            let start = range.start;
+            let fetched = tier_in.block(ino, blk, range, true);
             if tier_in.damage_has_changed() {
                 self.tell_health();
             }
             match fetched.map_err(|e| self.eio(&e))? {
-                BlockAnswer::Ready(bytes) => drop(held.have.insert((ino, blk), bytes)),
+                BlockAnswer::Ready(bytes) => drop(held.have.insert((ino, blk, start), bytes)),
                 BlockAnswer::WouldWait => return Err(Errno::EIO.into()),
             }
         }
@@ -260,23 +262,29 @@ impl Instance {
         below.end = below.end.min(size);
     }
 
-    /// The first `length` bytes of a block as the stack below has it.
-    fn held_block(&self, held: &mut Held, ino: Ino, blk: u64, length: usize) -> OpResult<Vec<u8>> {
-        if let Some(bytes) = held.have.get(&(ino, blk))
-            && let Some(bytes) = bytes.get(..length)
+    /// The bytes `range` of a block as the stack below has it.
+    fn held_block(
+        &self,
+        held: &mut Held,
+        ino: Ino,
+        blk: u64,
+        range: Range<usize>,
+    ) -> OpResult<Vec<u8>> {
+        if let Some(bytes) = held.have.get(&(ino, blk, range.start))
+            && let Some(bytes) = bytes.get(..range.len())
         {
             return Ok(bytes.to_vec());
         }
         let Some(tier_in) = &self.tier_in else {
-            return Ok(vec![0; length]);
+            return Ok(vec![0; range.len()]);
         };
         match tier_in
-            .block(ino, blk, length, false)
+            .block(ino, blk, range.clone(), false)
             .map_err(|e| self.eio(&e))?
         {
             BlockAnswer::Ready(bytes) => Ok(bytes),
             BlockAnswer::WouldWait => {
-                held.wanted = Some((ino, blk, length));
+                held.wanted = Some((ino, blk, range));
                 Err(Refusal::MustWait)
             }
         }
@@ -299,14 +307,16 @@ impl Instance {
                 continue;
             };
             let start = blk * block_size;
-            let block = self.held_block(held, inode.row.ino, blk, (stop - start) as usize)?;
             let (from, to) = (offset.max(start), end.min(start + block_size));
-            let part = &mut bytes[(from - offset) as usize..(to - offset) as usize];
-            // A backing file has nothing good where a block is not here.
-            part.fill(0);
             let known = stop.clamp(from, to);
-            let known = (from - start) as usize..(known - start) as usize;
-            part[..known.len()].copy_from_slice(&block[known]);
+            let part = &mut bytes[(from - offset) as usize..(to - offset) as usize];
+            let (below, behind) = part.split_at_mut((known - from) as usize);
+            if !below.is_empty() {
+                let range = (from - start) as usize..(known - start) as usize;
+                below.copy_from_slice(&self.held_block(held, inode.row.ino, blk, range)?);
+            }
+            // A backing file has nothing good where a block is not here.
+            behind.fill(0);
         }
         Ok(())
     }
@@ -337,7 +347,7 @@ impl Instance {
                 Some(Vec::new()) // nothing of it stays, but zeros follow
             } else {
                 let length = (stop - start) as usize;
-                Some(self.held_block(held, inode.row.ino, blk, length)?)
+                Some(self.held_block(held, inode.row.ino, blk, 0..length)?)
             };
             absent.push(Absent { blk, base });
         }

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ type SectionId = (SnapshotNumber, u64);
 /// What [`TierIn::block`] answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BlockAnswer {
-    /// The bytes of the block, as many as were asked for.
+    /// The bytes of the block that were asked for.
     Ready(Vec<u8>),
     /// The section is not in memory, and the caller did not want to wait for it.
     WouldWait,
@@ -124,8 +125,8 @@ impl TierIn {
         Ok(tier_in)
     }
 
-    /// The first `block_len` bytes of block `blk` of a file as the stack has it (`block_len`: the
-    /// block size, or less at the end of the file). A block without data is zeros. With `may_wait`
+    /// The bytes `range` of block `blk` of a file as the stack has it (`range` ends at the block
+    /// size, or less at the end of the file). A block without data is zeros. With `may_wait`
     /// this blocks on the bucket as long as that takes; without, it needs local lookups in the
     /// layers only.
     ///
@@ -136,7 +137,7 @@ impl TierIn {
         &self,
         ino: Ino,
         blk: u64,
-        block_len: usize,
+        range: Range<usize>,
         may_wait: bool,
     ) -> Result<BlockAnswer> {
         let next = blk
@@ -147,10 +148,10 @@ impl TierIn {
             .first()
             .ok_or_else(|| Error::failed(format!("block {blk} of inode {ino} was not found")))?;
         let Some(extent) = content.extent else {
-            return assemble(content, &[], block_len).map(BlockAnswer::Ready);
+            return assemble(content, &[], range).map(BlockAnswer::Ready);
         };
         // Small files have one short block: nothing to read ahead.
-        if blk > 0 || block_len as u64 >= self.sections.stack.block_size() {
+        if blk > 0 || content.len >= self.sections.stack.block_size() {
             self.note_read(ino, blk);
         }
         let id = (extent.snapshot, extent.section);
@@ -160,7 +161,7 @@ impl TierIn {
             None if !may_wait => return Ok(BlockAnswer::WouldWait),
             None => self.sections.fetch(id)?,
         };
-        assemble(content, &raw, block_len).map(BlockAnswer::Ready)
+        assemble(content, &raw, range).map(BlockAnswer::Ready)
     }
 
     /// What was damaged or missing when it was last read: the first such object by name, and how many sections more.
@@ -599,14 +600,14 @@ mod tests {
         let world = world();
         let tier_in = world.tier_in(1 << 20);
         assert_eq!(
-            tier_in.block(INO, 3, BLOCK, false).unwrap(),
+            tier_in.block(INO, 3, 0..BLOCK, false).unwrap(),
             BlockAnswer::WouldWait
         );
         assert_eq!(world.bucket.reads(), 0);
-        assert_eq!(tier_in.block(INO, 3, BLOCK, true).unwrap(), ready(3));
+        assert_eq!(tier_in.block(INO, 3, 0..BLOCK, true).unwrap(), ready(3));
         assert_eq!(world.bucket.reads(), 2, "TOC and section");
-        assert_eq!(tier_in.block(INO, 3, BLOCK, false).unwrap(), ready(3));
-        let BlockAnswer::Ready(part) = tier_in.block(INO, 3, 10, true).unwrap() else {
+        assert_eq!(tier_in.block(INO, 3, 0..BLOCK, false).unwrap(), ready(3));
+        let BlockAnswer::Ready(part) = tier_in.block(INO, 3, 0..10, true).unwrap() else {
             panic!()
         };
         assert_eq!(part, block(3)[..10]);
@@ -618,7 +619,7 @@ mod tests {
         let world = world();
         let tier_in = world.tier_in(1 << 20);
         let zeros = BlockAnswer::Ready(vec![0; BLOCK]);
-        assert_eq!(tier_in.block(INO, BLOCKS, BLOCK, false).unwrap(), zeros);
+        assert_eq!(tier_in.block(INO, BLOCKS, 0..BLOCK, false).unwrap(), zeros);
         assert_eq!(world.bucket.reads(), 0);
     }
 
@@ -627,14 +628,14 @@ mod tests {
         let world = world();
         let former = world.tier_in(1 << 20);
         for blk in [3, 5] {
-            assert_eq!(former.block(INO, blk, BLOCK, true).unwrap(), ready(blk));
+            assert_eq!(former.block(INO, blk, 0..BLOCK, true).unwrap(), ready(blk));
         }
         assert_eq!(world.bucket.reads(), 3, "TOC and sections");
         let next = world.tier_in(1 << 20);
         next.adopt(&former).unwrap();
-        assert_eq!(next.block(INO, 5, BLOCK, false).unwrap(), ready(5));
+        assert_eq!(next.block(INO, 5, 0..BLOCK, false).unwrap(), ready(5));
         // Not the block behind it: nothing is to be read ahead.
-        assert_eq!(next.block(INO, 1, BLOCK, true).unwrap(), ready(1));
+        assert_eq!(next.block(INO, 1, 0..BLOCK, true).unwrap(), ready(1));
         assert_eq!(world.bucket.reads(), 4, "the TOC was taken over too");
         // The same number, but another snapshot.
         let other = self::world();
@@ -653,17 +654,17 @@ mod tests {
         let world = world();
         let tier_in = world.tier_in(2 * BLOCK);
         for blk in [0, 2, 4] {
-            assert_eq!(tier_in.block(INO, blk, BLOCK, true).unwrap(), ready(blk));
+            assert_eq!(tier_in.block(INO, blk, 0..BLOCK, true).unwrap(), ready(blk));
         }
         assert_eq!(
-            tier_in.block(INO, 0, BLOCK, false).unwrap(),
+            tier_in.block(INO, 0, 0..BLOCK, false).unwrap(),
             BlockAnswer::WouldWait
         );
-        assert_eq!(tier_in.block(INO, 4, BLOCK, false).unwrap(), ready(4));
+        assert_eq!(tier_in.block(INO, 4, 0..BLOCK, false).unwrap(), ready(4));
         let none = world.tier_in(10);
-        assert_eq!(none.block(INO, 0, BLOCK, true).unwrap(), ready(0));
+        assert_eq!(none.block(INO, 0, 0..BLOCK, true).unwrap(), ready(0));
         assert_eq!(
-            none.block(INO, 0, BLOCK, false).unwrap(),
+            none.block(INO, 0, 0..BLOCK, false).unwrap(),
             BlockAnswer::WouldWait
         );
     }
@@ -676,14 +677,14 @@ mod tests {
         rotten[10] ^= 1;
         for stored in [Some(rotten.as_slice()), Some(&rotten[..20]), None] {
             world.bucket.tamper(TARBALL, stored);
-            let error = tier_in.block(INO, 0, BLOCK, true).unwrap_err();
+            let error = tier_in.block(INO, 0, 0..BLOCK, true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Damage, "{error}");
             assert!(error.to_string().contains(TARBALL), "{error}");
             assert_eq!(tier_in.damage(), Some(error.to_string()));
             assert!(tier_in.damage_has_changed() && !tier_in.damage_has_changed());
         }
         world.bucket.tamper(TARBALL, Some(&world.tarball));
-        assert_eq!(tier_in.block(INO, 0, BLOCK, true).unwrap(), ready(0));
+        assert_eq!(tier_in.block(INO, 0, 0..BLOCK, true).unwrap(), ready(0));
         assert_eq!(tier_in.damage(), None);
         assert!(tier_in.damage_has_changed());
     }
@@ -693,11 +694,11 @@ mod tests {
         let world = world();
         let tier_in = world.tier_in(1 << 20);
         world.bucket.down.store(true, Ordering::SeqCst);
-        let error = tier_in.block(INO, 0, BLOCK, true).unwrap_err();
+        let error = tier_in.block(INO, 0, 0..BLOCK, true).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BucketUnreachable, "{error}");
         assert_eq!(tier_in.damage(), None, "its objects may be well");
         world.bucket.down.store(false, Ordering::SeqCst);
-        assert_eq!(tier_in.block(INO, 0, BLOCK, true).unwrap(), ready(0));
+        assert_eq!(tier_in.block(INO, 0, 0..BLOCK, true).unwrap(), ready(0));
     }
 
     #[test]
@@ -707,12 +708,12 @@ mod tests {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &world.tarball).unwrap();
         let tier_in = world.tier_in(1 << 20);
-        assert_eq!(tier_in.block(INO, 2, BLOCK, true).unwrap(), ready(2));
+        assert_eq!(tier_in.block(INO, 2, 0..BLOCK, true).unwrap(), ready(2));
         assert_eq!(world.bucket.reads(), 1, "the TOC");
         for damaged in [vec![0; world.tarball.len()], Vec::new()] {
             std::fs::write(&path, damaged).unwrap();
             let tier_in = world.tier_in(1 << 20);
-            assert_eq!(tier_in.block(INO, 2, BLOCK, true).unwrap(), ready(2));
+            assert_eq!(tier_in.block(INO, 2, 0..BLOCK, true).unwrap(), ready(2));
         }
         assert_eq!(world.bucket.reads(), 3, "a section each");
     }
@@ -722,7 +723,7 @@ mod tests {
         let world = world();
         let tier_in = world.tier_in(1 << 20);
         for blk in [0, 1] {
-            assert_eq!(tier_in.block(INO, blk, BLOCK, true).unwrap(), ready(blk));
+            assert_eq!(tier_in.block(INO, blk, 0..BLOCK, true).unwrap(), ready(blk));
         }
         for blk in 2..6 {
             while !tier_in
@@ -741,7 +742,7 @@ mod tests {
                 .lock()
                 .contains((SnapshotNumber(1), 6))
         );
-        assert_eq!(tier_in.block(INO, 2, BLOCK, false).unwrap(), ready(2));
+        assert_eq!(tier_in.block(INO, 2, 0..BLOCK, false).unwrap(), ready(2));
     }
 
     #[test]
@@ -751,7 +752,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    assert_eq!(tier_in.block(INO, 3, BLOCK, true).unwrap(), ready(3));
+                    assert_eq!(tier_in.block(INO, 3, 0..BLOCK, true).unwrap(), ready(3));
                 });
             }
         });

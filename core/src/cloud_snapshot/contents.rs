@@ -57,10 +57,10 @@ impl<'a> Contents<'a> {
     /// [`crate::ErrorKind::Damage`] names the object that is missing or damaged; those of the bucket.
     pub fn block(&mut self, content: &BlockContent, length: usize) -> Result<Vec<u8>> {
         match &content.extent {
-            None => assemble(content, &[], length),
+            None => assemble(content, &[], 0..length),
             Some(extent) => {
                 let raw = self.section((extent.snapshot, extent.section))?;
-                assemble(content, &raw, length)
+                assemble(content, &raw, 0..length)
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::ids::{Ino, SnapshotNumber};
 use crate::inode::InodeRow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A stack of layers, newest first.
@@ -65,15 +66,22 @@ impl BlockContent {
     }
 }
 
-/// Build the first `block_len` bytes of a block from the decompressed section its extent names
-/// (any bytes when it has none). `block_len` is the block size, or less at the end of the file.
+/// Build the bytes `range` of a block from the decompressed section its extent names (any bytes when it
+/// has none). `range` ends at the block size, or less at the end of the file. Only they are copied.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Damage`] when the section is too short for what the layers say of it.
-pub fn assemble(content: &BlockContent, section_raw: &[u8], block_len: usize) -> Result<Vec<u8>> {
-    let mut block = vec![0; block_len];
+/// [`crate::ErrorKind::Damage`] when the section is too short for what the layers say of the block, also
+/// outside of `range`.
+pub fn assemble(
+    content: &BlockContent,
+    section_raw: &[u8],
+    range: Range<usize>,
+) -> Result<Vec<u8>> {
+    let wanted = range.end.saturating_sub(range.start);
+    let mut bytes = Vec::with_capacity(wanted);
     let Some(extent) = content.extent else {
-        return Ok(block);
+        bytes.resize(wanted, 0);
+        return Ok(bytes);
     };
     let short = || {
         Error::damage(format!(
@@ -86,22 +94,28 @@ pub fn assemble(content: &BlockContent, section_raw: &[u8], block_len: usize) ->
         ))
     };
     let index = |offset: u64| usize::try_from(offset).map_err(|_| short());
+    // Where a byte of the block lies in `bytes`.
+    let place = |at: usize| at.clamp(range.start, range.end) - range.start;
     let mut rest = section_raw.get(index(extent.offset)?..).ok_or_else(short)?;
     let mut position = 0;
     for &(hole_from, hole_to) in content.holes.iter().chain([&(content.len, content.len)]) {
         let data = hole_from.checked_sub(position).ok_or_else(short)?;
         let (data, behind) = rest.split_at_checked(index(data)?).ok_or_else(short)?;
-        let at = index(position)?.min(block_len);
-        let kept = data.len().min(block_len - at);
-        block[at..at + kept].copy_from_slice(&data[..kept]);
+        let start = index(position)?;
+        let (from, to) = (place(start), place(start + data.len()));
+        if from < to {
+            let skipped = range.start.saturating_sub(start);
+            bytes.resize(from, 0);
+            bytes.extend_from_slice(&data[skipped..skipped + (to - from)]);
+        }
         (rest, position) = (behind, hole_to);
     }
+    bytes.resize(wanted, 0);
     for &(from, to) in &content.zeroes {
-        let from = index(from)?.min(block_len);
-        let to = index(to)?.min(block_len);
-        block[from..to].fill(0);
+        let (from, to) = (place(index(from)?), place(index(to)?));
+        bytes[from..to].fill(0);
     }
-    Ok(block)
+    Ok(bytes)
 }
 
 impl Stack {

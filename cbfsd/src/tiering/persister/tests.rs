@@ -350,7 +350,7 @@ fn read_back(stack: &Stack, made: &[&Made], dir: &Path, ino: u64) -> Vec<u8> {
             raw = decompress_section(frame, place.raw_length as usize, "section").unwrap();
         }
         let length = BLOCK.min(row.size - content.blk * BLOCK) as usize;
-        out.extend(assemble(&content, &raw, length).unwrap());
+        out.extend(assemble(&content, &raw, 0..length).unwrap());
     }
     out
 }

@@ -308,7 +308,7 @@ fn readings(stack: &Stack) -> Vec<String> {
         let mut data = BTreeSet::new();
         for content in &contents {
             let raw = content.extent.as_ref().map(section).unwrap_or_default();
-            let block = assemble(content, &raw, BLOCK as usize).unwrap();
+            let block = assemble(content, &raw, 0..BLOCK as usize).unwrap();
             // Where all of a block that lies within the file is zero it may have an extent or not:
             // what hides the bytes behind the end need not have come along with the size.
             let place = content
@@ -455,7 +455,7 @@ fn a_block_hidden_by_a_hole_and_the_end_of_the_file_reads_as_zeros() {
     let block = &merged.content(Ino(7), 2, 3).unwrap()[0];
     let raw = block.extent.as_ref().map(section).unwrap_or_default();
     assert_eq!(
-        assemble(block, &raw, BLOCK as usize).unwrap(),
+        assemble(block, &raw, 0..BLOCK as usize).unwrap(),
         [0; BLOCK as usize]
     );
 }

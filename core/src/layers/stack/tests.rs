@@ -194,7 +194,7 @@ fn check(model: &Model, stack: &Stack, store: &HashMap<(u64, u64), Vec<u8>>) {
             .extent
             .map(|e| store[&(e.snapshot.0, e.section)].clone());
         let len = size.saturating_sub(blk * BLOCK).min(BLOCK) as usize;
-        read.extend(assemble(content, &raw.unwrap_or_default(), len).unwrap());
+        read.extend(assemble(content, &raw.unwrap_or_default(), 0..len).unwrap());
     }
     assert_eq!(read, model.bytes);
     for hole in stack.holes(INO, 0, size).unwrap() {
@@ -393,13 +393,13 @@ fn an_extent_ends_where_the_file_ended_when_it_was_made() {
         (content.len, content.zeroes.as_slice()),
         (10, &[(10, 16)][..])
     );
-    let block = assemble(&content, b"..0123456789headers of the next", 16).unwrap();
+    let block = assemble(&content, b"..0123456789headers of the next", 0..16).unwrap();
     assert_eq!(block, b"0123456789\0\0\0\0\0\0");
-    assert_eq!(assemble(&content, b"..0123456789", 4).unwrap(), b"0123");
-    let error = assemble(&content, b"..012345678", 16).unwrap_err();
+    assert_eq!(assemble(&content, b"..0123456789", 0..4).unwrap(), b"0123");
+    let error = assemble(&content, b"..012345678", 0..16).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Damage);
     assert_eq!(
-        assemble(&content, b".", 16).unwrap_err().kind(),
+        assemble(&content, b".", 0..16).unwrap_err().kind(),
         ErrorKind::Damage
     );
     let headless = Stack::new(vec![middle], BLOCK).content(INO, 0, 1);
