@@ -65,7 +65,7 @@ pub fn create_fs(
 ) -> Result<FsConfig> {
     let fs = Handle::new(tag, ids.uuid())?;
     let config = FsConfig::new(fs, clock.now().to_rfc3339());
-    let bytes = format::to_json(&config)?;
+    let bytes = format::to_sealed_json(&config)?;
     bucket.create(&keys::config(&config.fs)?, Body::Bytes(&bytes))?;
     Ok(config)
 }
@@ -195,7 +195,7 @@ pub fn claim_epoch(bucket: &dyn Bucket, fs: &Handle, claim: &EpochClaim) -> Resu
         || previous.is_some_and(|p| p.split_brain_prevented_by_hand);
     let claim = &claim.clone().prevented_by_hand(by_hand);
     let key = keys::absolute(fs, &keys::epoch_claim(claim.epoch))?;
-    match bucket.create(&key, Body::Bytes(&format::to_json(claim)?)) {
+    match bucket.create(&key, Body::Bytes(&format::to_sealed_json(claim)?)) {
         Ok(()) => Ok(()),
         Err(BucketError::AlreadyExists { .. }) => match epoch_claim(bucket, fs, claim.epoch)? {
             Some(held) if held.nonce == claim.nonce => Ok(()),

@@ -53,7 +53,20 @@ fn a_deleted_file_system_is_not_published_mounted_followed_or_promoted_until_it_
     let now_dir = now.to_str().unwrap();
     mount("home", now_dir, &["--follow", "--poll-interval", "1h"]).ok();
 
-    // Its master lives, and says so in the bucket.
+    // Its master lives, and says so in the bucket (also where it is mounted, once it has looked again).
+    let says_where = || {
+        let signs = fs::read_dir(m.bucket.dir().join(&m.fs).join("nodes"));
+        let signs = signs.into_iter().flatten().flatten();
+        let texts = signs.filter_map(|sign| fs::read_to_string(sign.path()).ok());
+        texts
+            .into_iter()
+            .any(|text| text.contains(m.mnt.to_str().unwrap()))
+    };
+    let begun = Instant::now();
+    while !says_where() {
+        assert!(begun.elapsed() < PATIENCE, "the master gives no sign");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let refused = delete(&m, &[]).fails(CONFLICT, &["is in use", "--even-if-in-use"]);
     assert!(refused.contains(m.mnt.to_str().unwrap()), "{refused}");
     let told = delete(&m, &["--even-if-in-use", "--reason", "moved"]);
@@ -143,20 +156,25 @@ fn a_request_that_is_under_way_waits_while_its_file_system_is_deleted() {
     m.node.kill9();
     m.node.start();
     told();
-    // Nothing but the deletion keeps it from its end now.
-    fs::remove_file(&objects).unwrap();
     let looks = || {
         let status = m.node.json(["status"]);
         let all = status["buckets"][0]["requests"].as_array().unwrap();
         let gets = all.iter().find(|r| r["kind"] == "get").unwrap();
         gets["requests"].as_u64().unwrap()
     };
-    let before = looks();
-    let begun = Instant::now();
-    while looks() < before + 12 {
-        assert!(begun.elapsed() < PATIENCE, "the master does not look");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let look_on = || {
+        let before = looks();
+        let begun = Instant::now();
+        while looks() < before + 12 {
+            assert!(begun.elapsed() < PATIENCE, "the master does not look");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    // A try that had begun before it heard of the deletion ends meanwhile.
+    look_on();
+    // Nothing but the deletion keeps it from its end now.
+    fs::remove_file(&objects).unwrap();
+    look_on();
     let snapshot = format!("home@{number}");
     let shown = m.node.json(["snapshot", "show", &snapshot]);
     assert_ne!(shown["state"], "complete", "{shown:#}");

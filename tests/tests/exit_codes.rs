@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
-use cbfs_tests::{Master, Node, Ran, needs_fuse};
+use cbfs_tests::{Master, Node, Ran, Stage, needs_fuse};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -153,6 +153,32 @@ fn an_interrupted_wait_exits_with_130_and_what_was_asked_goes_on() {
     );
     fs::rename(&away, &bucket).unwrap();
     m.wait_for(1);
+}
+
+#[test]
+fn an_interrupted_probe_exits_with_130_and_leaves_no_object() {
+    let stage = Stage::new();
+    let (node, bucket) = (stage.node("one"), stage.dir("probed"));
+    let mut command = node.command();
+    command
+        .args(["bucket", "probe", &format!("file://{}", bucket.display())])
+        .process_group(0)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut told = progress.map(|line| line.unwrap());
+    // It has made objects by now, and has most before it.
+    assert!(told.any(|line| line.contains("creators at once")));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(!told.any(|line| line.contains("large objects")));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let names = fs::read_dir(&bucket)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names.filter(|name| name != ".tmp").collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// Run a command on a terminal of so many columns.

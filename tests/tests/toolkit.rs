@@ -113,7 +113,11 @@ fn completion_works_in_the_real_shells() {
         // The only candidate is filled in: of a snapshot the live name, of a command its word.
         terminal.press(&["cbfsctl snapshot show home@mo", "Tab"]);
         terminal.wait_for("show home@monday");
-        terminal.press(&["C-u", "cbfsctl sna", "Tab"]);
+        terminal.press(&["C-u"]);
+        terminal.wait_until("line without the command", |screen| {
+            !screen.contains("show home@monday")
+        });
+        terminal.press(&["cbfsctl sna", "Tab"]);
         terminal.wait_for("cbfsctl snapshot");
         terminal.press(&["C-u", "cbfsctl umou", "Tab", "ho", "Tab"]);
         terminal.wait_for("cbfsctl umount home");

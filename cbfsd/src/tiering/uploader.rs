@@ -7,7 +7,9 @@
 //! [`Uploader::send`]. It only ever waits for an upload that is under way, and the first failure of the
 //! uploader wakes it. That failure ends the other uploads too, each after the object at hand.
 
-use cbfs_core::bucket::{Body, Bucket, BucketError, Cancellation, Key};
+use cbfs_core::bucket::{
+    Body, Bucket, BucketError, Cancellation, Key, MachinePace, Pace, TryAgain,
+};
 use cbfs_core::error::{Error, Result};
 use cbfs_core::format::{ObjectRef, keys};
 use cbfs_core::handle::Handle;
@@ -25,6 +27,8 @@ const AT_A_TIME: usize = 4;
 /// First and longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Longest pause a store can ask for.
+const LONGEST_ASKED_FOR: Duration = Duration::from_secs(600);
 
 /// Hears of the uploader's work; called from its threads.
 pub trait UploadObserver: Send + Sync {
@@ -263,18 +267,26 @@ fn confirm(
     }
 }
 
-/// Run a request until it works, its error is not transient, or the observer gives up.
+/// Run a request until it works, its error is not transient, or the observer gives up. Pauses double up to
+/// a minute, and are drawn from the upper half of that: many masters shall not come back to a store all at
+/// once. What the store asks for (`Retry-After`) is waited for at least, up to [`LONGEST_ASKED_FOR`].
 pub fn with_retries<T>(
     what: &str,
     observer: &dyn UploadObserver,
     mut request: impl FnMut() -> Result<T, BucketError>,
 ) -> Result<T> {
+    let chance = MachinePace::default();
     let mut pause = FIRST_PAUSE;
     loop {
         match observer.cancellation().scope(&mut request) {
             Ok(value) => return Ok(value),
             Err(e) if e.is_transient() => {
-                if !observer.pause(what, &describe(&e), pause) {
+                let asked_for = match e.try_again() {
+                    TryAgain::Soon(Some(asked_for)) => asked_for.min(LONGEST_ASKED_FOR),
+                    _ => Duration::ZERO,
+                };
+                let drawn = pause.mul_f64(0.5 + 0.5 * chance.random());
+                if !observer.pause(what, &describe(&e), drawn.max(asked_for)) {
                     return Err(Error::from(e));
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -375,6 +387,44 @@ mod tests {
         }
         fn pause(&self, _: &str, _: &str, _: Duration) -> bool {
             true
+        }
+    }
+
+    #[test]
+    fn what_a_store_asks_for_is_waited_for_and_pauses_are_drawn() {
+        #[derive(Default)]
+        struct Noting(Mutex<Vec<Duration>>);
+
+        impl UploadObserver for Noting {
+            fn object_sent(&self, _: &ObjectRef) -> Result<()> {
+                Ok(())
+            }
+            fn cancelled(&self) -> bool {
+                false
+            }
+            fn pause(&self, _: &str, _: &str, pause: Duration) -> bool {
+                self.0.lock().push(pause);
+                true
+            }
+        }
+
+        let asks = [None, Some(45), Some(86_400), None, None].map(|s| s.map(Duration::from_secs));
+        let observer = Noting::default();
+        let mut tries = asks.iter();
+        let done = with_retries("PUT", &observer, || match tries.next() {
+            Some(retry_after) => Err(BucketError::Busy {
+                what: "slow down".into(),
+                retry_after: *retry_after,
+            }),
+            None => Ok(7),
+        });
+        assert_eq!(done.unwrap(), 7);
+        let pauses = observer.0.into_inner();
+        assert_eq!(pauses.len(), asks.len());
+        assert_eq!(pauses[1..3], [Duration::from_secs(45), LONGEST_ASKED_FOR]);
+        for (at, bound) in [(0, 500), (3, 4000), (4, 8000)] {
+            let bound = Duration::from_millis(bound);
+            assert!((bound / 2..=bound).contains(&pauses[at]), "{pauses:?}");
         }
     }
 

@@ -37,7 +37,7 @@ pub fn settle_base(bucket: &dyn Bucket, fs: &Handle, epoch: Epoch) -> Result<Opt
             base: latest,
         };
         let key = keys::absolute(fs, &keys::epoch_base(epoch))?;
-        match bucket.create(&key, Body::Bytes(&format::to_json(&document)?)) {
+        match bucket.create(&key, Body::Bytes(&format::to_sealed_json(&document)?)) {
             // Another try of this promotion was faster, and may have found another latest.
             Ok(()) | Err(BucketError::AlreadyExists { .. }) => {}
             Err(e) => return Err(e.into()),

@@ -18,9 +18,11 @@ pub fn settings_version(
     version: u32,
 ) -> Result<Option<FsSettings>> {
     let key = keys::absolute(fs, &keys::settings(version))?;
-    let Some(settings) = get_document::<FsSettings>(bucket, &key)? else {
+    let Some(mut settings) = get_document::<FsSettings>(bucket, &key)? else {
         return Ok(None);
     };
+    // It is of this version's bytes: nothing to be carried over to the next.
+    settings.other.remove(format::SEAL);
     promised(
         &key,
         settings.fs == *fs && settings.version == version,
@@ -64,7 +66,7 @@ pub fn change_settings(
         next.host = crate::environment::host_name();
         next.writer = format::manifest::writer();
         let key = keys::absolute(fs, &keys::settings(next.version))?;
-        match bucket.create(&key, Body::Bytes(&format::to_json(&next)?)) {
+        match bucket.create(&key, Body::Bytes(&format::to_sealed_json(&next)?)) {
             Ok(()) => return Ok(next),
             // Also our own, when the answer was lost: then the change is in it already.
             Err(BucketError::AlreadyExists { .. }) => current = newer_settings(bucket, current)?,

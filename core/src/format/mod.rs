@@ -117,6 +117,9 @@ pub fn to_json<T: Serialize>(document: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The field of a seal.
+pub const SEAL: &str = "seal";
+
 /// What [`seal_of`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seal {

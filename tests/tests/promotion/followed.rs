@@ -66,6 +66,9 @@ fn a_follower_goes_over_to_the_new_epoch_and_never_shows_what_diverged() {
         wait_until("the follower is in epoch 2", || shown(&third) == (3, 2));
         let found = fingerprint(&mnt).without_fresh_numbers(&wanted);
         assert_same("snapshot 3 of epoch 2", &wanted, &found);
+        wait_until("it was seen", || {
+            seen.lock().unwrap().last().is_some_and(|w| w == "second\n")
+        });
 
         master.node.go_on();
         let epochs = || node.json(["epoch", "list", &master.fs, "--bucket", master.bucket.url()]);

@@ -1,10 +1,11 @@
 //! `cbfsctl bucket probe`: what a store can do, found out by doing it.
 //!
 //! All objects it makes are named `cbfs-probe-<random>-…`, lie at the top of the bucket's prefix and
-//! are deleted at the end, also after a failure. A probe that is killed leaves them.
+//! are deleted at the end, also after a failure or Ctrl-C. A probe that is killed leaves them.
 
 use super::super::Context;
 use crate::bucket_option;
+use crate::interrupt::Interrupt;
 use crate::output::{Outcome, Output, printable};
 use crate::quantities;
 use cbfs_core::bucket::{
@@ -107,6 +108,8 @@ struct Report {
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let url = bucket_option::parse(&args.url)?;
+    let interrupt =
+        Interrupt::install("interrupted again: objects named cbfs-probe-* stay behind")?;
     let bucket = bucket::open(&url, false).or_else(|e| match e {
         // A directory that may not be written can still be read.
         BucketError::Denied { .. } => bucket::open(&url, true),
@@ -120,7 +123,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         checks: Vec::new(),
         measures: Measures::default(),
     };
-    let result = probe.all(&mut context.output);
+    let result = probe.all(&interrupt, &mut context.output);
     probe.clean_up(&mut context.output);
     let good_for = result?;
     let report = Report {
@@ -203,21 +206,26 @@ impl Probe {
         Ok(key)
     }
 
-    fn all(&mut self, output: &mut Output) -> Result<GoodFor> {
+    fn all(&mut self, interrupt: &Interrupt, output: &mut Output) -> Outcome<GoodFor> {
         output.message("probing: listing, reading, writing");
         self.listing()?;
         if !self.writing()? {
             return Ok(GoodFor::Slaves);
         }
+        interrupt.check()?;
         self.reading()?;
         self.ranges()?;
         self.listing_of_what_was_made()?;
+        interrupt.check()?;
         output.message(format_args!("probing: {RACERS} creators at once"));
         let mut is_safe = self.create_only()?;
+        interrupt.check()?;
         self.compare_and_swap()?;
         self.tagging()?;
+        interrupt.check()?;
         output.message("probing: large objects");
         self.transfer()?;
+        interrupt.check()?;
         is_safe &= self.parts()?;
         Ok(if is_safe {
             GoodFor::MastersAndSlaves
@@ -579,7 +587,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bucket = Arc::new(FileBucket::open(dir.path(), false).unwrap());
         let mut probe = probe(bucket);
-        assert_eq!(probe.all(&mut silent()).unwrap(), GoodFor::MastersAndSlaves);
+        assert_eq!(
+            probe.all(&Interrupt::default(), &mut silent()).unwrap(),
+            GoodFor::MastersAndSlaves
+        );
         let bad = probe
             .checks
             .iter()
@@ -594,7 +605,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         FileBucket::open(dir.path(), false).unwrap();
         let mut probe = probe(Arc::new(FileBucket::open(dir.path(), true).unwrap()));
-        assert_eq!(probe.all(&mut silent()).unwrap(), GoodFor::Slaves);
+        assert_eq!(
+            probe.all(&Interrupt::default(), &mut silent()).unwrap(),
+            GoodFor::Slaves
+        );
     }
 
     /// A store that ignores the condition.
@@ -639,7 +653,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let careless = Careless(FileBucket::open(dir.path(), false).unwrap());
         let mut probe = probe(Arc::new(careless));
-        assert_eq!(probe.all(&mut silent()).unwrap(), GoodFor::Nothing);
+        assert_eq!(
+            probe.all(&Interrupt::default(), &mut silent()).unwrap(),
+            GoodFor::Nothing
+        );
         let check = probe
             .checks
             .iter()

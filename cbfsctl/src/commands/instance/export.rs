@@ -1,14 +1,15 @@
 //! `cbfsctl instance export`.
 
 use super::super::Context;
-use crate::output::{Outcome, printable};
+use crate::interrupt::Interrupt;
+use crate::output::{Outcome, Stop, printable};
 use crate::target;
 use cbfs_core::api::UnpublishedInfo;
 use cbfs_core::error::Context as _;
 use cbfs_core::{Error, ErrorKind};
 use serde::Serialize;
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 
 /// Save what a fenced master has that no complete snapshot has, as a tar.
@@ -36,6 +37,25 @@ struct Shown<'a> {
     what: &'a UnpublishedInfo,
 }
 
+/// Ends with an error once Ctrl-C was pressed.
+struct Interruptible<'a> {
+    out: BufWriter<File>,
+    interrupt: &'a Interrupt,
+}
+
+impl Write for Interruptible<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.interrupt.check() {
+            Ok(()) => self.out.write(bytes),
+            Err(_) => Err(io::Error::other("interrupted")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
@@ -50,20 +70,25 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     match &args.output {
         Some(path) => {
             let describe = || format!("{} could not be written", path.display());
+            let interrupt = Interrupt::install("interrupted again: half a tar stays behind")?;
             let file = File::create_new(path).context(describe)?;
-            let mut out = BufWriter::with_capacity(1 << 20, file);
+            let mut out = Interruptible {
+                out: BufWriter::with_capacity(1 << 20, file),
+                interrupt: &interrupt,
+            };
             let saved = client
                 .export_unpublished(&instance.id, &mut out)
                 .and_then(|()| out.flush().context(describe))
-                .and_then(|()| out.get_ref().sync_all().context(describe));
-            if let Err(e) = saved {
+                .and_then(|()| out.out.get_ref().sync_all().context(describe));
+            let saved = interrupt.check().and(saved.map_err(Stop::from));
+            if let Err(stop) = saved {
                 // Half a tar is worse than none.
                 if let Err(e) = std::fs::remove_file(path) {
                     context
                         .output
                         .message(format_args!("{}: {e}", printable(&path.to_string_lossy())));
                 }
-                return Err(e.into());
+                return Err(stop);
             }
             if context.output.is_json() {
                 return context.output.json(&Shown {
