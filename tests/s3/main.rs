@@ -15,6 +15,7 @@ mod requests;
 mod scene;
 mod secrets;
 mod server;
+mod tls;
 mod uploads;
 mod warming;
 

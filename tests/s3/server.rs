@@ -27,6 +27,8 @@ pub(crate) const READER: (&str, &str) = ("AKIDREADER", "reader-secret");
 pub(crate) struct Server {
     dir: tempfile::TempDir,
     ports: Vec<u16>,
+    /// Certificate and key for HTTPS, which it then speaks on the sixth port as well.
+    tls: Option<(PathBuf, PathBuf)>,
     process: Option<Child>,
 }
 
@@ -91,6 +93,15 @@ fn write_identities_with(path: &Path, secret: &str) {
 impl Server {
     /// Start one with nothing in it but an empty bucket.
     pub(crate) fn start() -> Server {
+        Server::start_with(None)
+    }
+
+    /// One that speaks HTTPS as well, with this certificate and its key.
+    pub(crate) fn start_with_tls(certificate: &Path, key: &Path) -> Server {
+        Server::start_with(Some((certificate.to_owned(), key.to_owned())))
+    }
+
+    fn start_with(tls: Option<(PathBuf, PathBuf)>) -> Server {
         let dir = tempfile::Builder::new()
             .prefix("cbfs-s3-")
             .tempdir()
@@ -98,10 +109,11 @@ impl Server {
         write_identities(&dir.path().join("s3.json"));
         fs::create_dir(dir.path().join("data")).expect("its directory");
         // Ports stay the same over restarts: clients know them.
-        let ports = free_ports(5);
+        let ports = free_ports(6);
         let mut server = Server {
             dir,
             ports,
+            tls,
             process: None,
         };
         server.restart();
@@ -122,6 +134,13 @@ impl Server {
             .iter()
             .zip(&self.ports)
             .map(|(role, port)| format!("-{role}.port={port}"));
+        let https = self.tls.iter().flat_map(|(certificate, key)| {
+            [
+                format!("-s3.port.https={}", self.ports[5]),
+                format!("-s3.cert.file={}", certificate.display()),
+                format!("-s3.key.file={}", key.display()),
+            ]
+        });
         let child = Command::new(variable("CBFS_TESTS_WEED"))
             .arg("mini")
             .arg(format!("-dir={}", at("data")))
@@ -137,6 +156,7 @@ impl Server {
                 "-master.telemetry=false",
             ])
             .args(ports)
+            .args(https)
             .arg(format!("-s3.config={}", at("s3.json")))
             .arg(format!("-s3.localSocket={}", at("s3.sock")))
             .arg(format!("-filer.localSocket={}", at("filer.sock")))
@@ -224,6 +244,12 @@ impl Server {
     /// Where its S3 endpoint listens.
     pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports[3]))
+    }
+
+    /// The URL of a prefix in its bucket by HTTPS.
+    pub(crate) fn https_url(&self, prefix: &str) -> String {
+        let port = self.ports[5];
+        format!("s3://{BUCKET}/{prefix}?endpoint=https://127.0.0.1:{port}")
     }
 
     /// The URL of a prefix in its bucket, reached through a proxy.
