@@ -28,14 +28,20 @@ fn in_a_storm_of_503_the_mount_works_and_the_snapshot_waits_and_finishes() {
 
 #[test]
 #[ignore = "needs an S3 server: tests/s3/run"]
-fn a_snapshot_waits_for_credentials_that_are_refused_and_status_says_which_way() {
+fn a_snapshot_waits_for_a_session_that_has_expired_and_status_says_so() {
     needs_fuse!();
     let scene = Scene::filled();
     let expired = Rule::every(refuse(403, "ExpiredToken", None)).method("PUT");
     scene.waits_then_finishes(1, expired, &["refused", "the session has expired"]);
-    fs::write(scene.mnt.join("more"), b"more").unwrap();
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
+fn a_snapshot_waits_for_a_secret_that_is_wrong_and_status_says_so() {
+    needs_fuse!();
+    let scene = Scene::filled();
     let wrong = Rule::every(refuse(403, "SignatureDoesNotMatch", None)).method("PUT");
-    scene.waits_then_finishes(2, wrong, &["refused", "the secret access key is wrong"]);
+    scene.waits_then_finishes(1, wrong, &["refused", "the secret access key is wrong"]);
 }
 
 #[test]
@@ -45,6 +51,9 @@ fn a_snapshot_waits_for_room_in_a_full_bucket() {
     let scene = Scene::filled();
     let full = Rule::every(refuse(507, "InsufficientStorage", None)).method("PUT");
     scene.waits_then_finishes(1, full, &["the bucket is full"]);
+    fs::write(scene.mnt.join("more"), b"more").unwrap();
+    let quota = Rule::every(refuse(403, "QuotaExceeded", None)).method("PUT");
+    scene.waits_then_finishes(2, quota, &["the bucket is full"]);
 }
 
 #[test]
@@ -132,6 +141,8 @@ fn while_the_store_is_stopped_the_mount_works_and_the_snapshot_finishes_when_it_
         let seen = scene.proxy.take_seen();
         seen.iter().any(|request| request.method == "PUT")
     });
+    scene.the_mount_works();
+    scene.wait_until_status_says(&["no answer in time", "trying again"]);
     scene.the_mount_works();
     scene.server.resume();
     scene.wait_for(1);

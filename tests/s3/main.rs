@@ -266,6 +266,11 @@ fn while_the_store_is_down_the_mount_works_and_the_snapshot_completes_when_it_is
     wait_until("the first object arrives", || log().contains("object_sent"));
     server.kill9();
     wait_until("the uploader notices", || log().contains("\"retry\""));
+    let status = || node.ctl(["status"]).stdout;
+    wait_until("status says what is wrong", || {
+        status().contains("the bucket does not take objects")
+    });
+    assert!(status().contains("trying again"), "{}", status());
 
     fs::write(mnt.join("written-while-down"), b"hello").unwrap();
     fs::remove_file(mnt.join("large-0")).unwrap();
@@ -306,6 +311,19 @@ fn a_probe_tells_what_the_store_is_good_for_and_leaves_nothing() {
     for check in report["checks"].as_array().unwrap() {
         assert_eq!(check["verdict"], "good", "{report:#}");
     }
+    let traffic = &report["traffic"];
+    assert!(
+        traffic["cost_last_hour"].as_f64().unwrap() > 0.0,
+        "{traffic:#}"
+    );
+    assert!(
+        traffic["wire"]["writes"].as_u64().unwrap() > 20,
+        "{traffic:#}"
+    );
+    assert!(
+        traffic["wire"]["bytes_out"].as_u64().unwrap() > 8 << 20,
+        "{traffic:#}"
+    );
     let left = S3Bucket::open(&url.parse().unwrap(), true)
         .unwrap()
         .list("");

@@ -133,6 +133,20 @@ fn a_master_at_rest_lists_nothing() {
     fs::write(scene.mnt.join("file"), "contents").unwrap();
     scene.ask_for_snapshot();
     completes(&scene, 1);
+    // What it has asked so far is counted, and priced.
+    let metrics = scene.node.get("/metrics");
+    let sample = |name: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {metrics}"))
+    };
+    assert!(sample("cbfs_wire_writes_total") >= 4.0, "{metrics}");
+    assert!(sample("cbfs_wire_sent_bytes_total") > 0.0, "{metrics}");
+    assert!(sample("cbfs_bucket_cost_last_hour") > 0.0, "{metrics}");
+    assert!(
+        sample("cbfs_bucket_request_seconds_count") > 0.0,
+        "{metrics}"
+    );
     // Twice a minute otherwise.
     scene.node.stop();
     scene.proxy.take_seen();
