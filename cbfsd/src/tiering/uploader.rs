@@ -376,7 +376,9 @@ mod tests {
     const SIZE: u64 = 4;
     const LIMIT: u64 = 10;
 
-    struct Patient;
+    /// Waits for everything, in no time, and notes for how long it was to wait.
+    #[derive(Default)]
+    struct Patient(Mutex<Vec<Duration>>);
 
     impl UploadObserver for Patient {
         fn object_sent(&self, _: &ObjectRef) -> Result<()> {
@@ -385,31 +387,16 @@ mod tests {
         fn cancelled(&self) -> bool {
             false
         }
-        fn pause(&self, _: &str, _: &str, _: Duration) -> bool {
+        fn pause(&self, _: &str, _: &str, pause: Duration) -> bool {
+            self.0.lock().push(pause);
             true
         }
     }
 
     #[test]
     fn what_a_store_asks_for_is_waited_for_and_pauses_are_drawn() {
-        #[derive(Default)]
-        struct Noting(Mutex<Vec<Duration>>);
-
-        impl UploadObserver for Noting {
-            fn object_sent(&self, _: &ObjectRef) -> Result<()> {
-                Ok(())
-            }
-            fn cancelled(&self) -> bool {
-                false
-            }
-            fn pause(&self, _: &str, _: &str, pause: Duration) -> bool {
-                self.0.lock().push(pause);
-                true
-            }
-        }
-
         let asks = [None, Some(45), Some(86_400), None, None].map(|s| s.map(Duration::from_secs));
-        let observer = Noting::default();
+        let observer = Patient::default();
         let mut tries = asks.iter();
         let done = with_retries("PUT", &observer, || match tries.next() {
             Some(retry_after) => Err(BucketError::Busy {
@@ -500,7 +487,7 @@ mod tests {
         let uploader = Uploader::start(
             &(Arc::clone(&bucket) as Arc<dyn Bucket>),
             &fs_handle(),
-            &(Arc::new(Patient) as Arc<dyn UploadObserver>),
+            &(Arc::new(Patient::default()) as Arc<dyn UploadObserver>),
             LIMIT,
         )
         .unwrap();

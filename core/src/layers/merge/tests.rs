@@ -45,6 +45,16 @@ struct Contents {
     links: Vec<u64>,
 }
 
+/// A layer that says nothing.
+fn nothing() -> Contents {
+    Contents {
+        files: vec![Change::Nothing; FILES.count()],
+        dentries: Vec::new(),
+        xattrs: Vec::new(),
+        links: Vec::new(),
+    }
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let size = 1..BLOCK * BLOCKS;
     let holes = || proptest::collection::vec((0..BLOCK * BLOCKS, 1..40u64), 0..4);
@@ -389,12 +399,6 @@ proptest! {
 #[test]
 fn a_hole_in_the_middle_of_an_older_extent_is_a_zero_of_the_merged_layer() {
     let mut files = Files::new();
-    let nothing = || Contents {
-        files: vec![Change::Nothing; FILES.count()],
-        dentries: Vec::new(),
-        xattrs: Vec::new(),
-        links: Vec::new(),
-    };
     let mut layer = nothing();
     layer.files[0] = Change::Contents {
         size: 64,
@@ -424,12 +428,6 @@ fn a_hole_in_the_middle_of_an_older_extent_is_a_zero_of_the_merged_layer() {
 /// rest. After the merge the size alone says the former, which a block's extent does not depend on.
 #[test]
 fn a_block_hidden_by_a_hole_and_the_end_of_the_file_reads_as_zeros() {
-    let nothing = || Contents {
-        files: vec![Change::Nothing; FILES.count()],
-        dentries: Vec::new(),
-        xattrs: Vec::new(),
-        links: Vec::new(),
-    };
     let mut files = Files::new();
     let mut layer = nothing();
     layer.files[2] = Change::Contents {
@@ -462,12 +460,6 @@ fn a_block_hidden_by_a_hole_and_the_end_of_the_file_reads_as_zeros() {
 
 #[test]
 fn tombstones_go_only_when_nothing_lies_below() {
-    let nothing = || Contents {
-        files: vec![Change::Nothing; FILES.count()],
-        dentries: Vec::new(),
-        xattrs: Vec::new(),
-        links: Vec::new(),
-    };
     let mut files = Files::new();
     let mut made = nothing();
     made.files[0] = Change::Attributes {
