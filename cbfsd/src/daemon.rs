@@ -18,7 +18,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 /// The CBFS daemon: serves the mounts of this node, takes snapshots, answers `cbfsctl`.
@@ -106,6 +106,10 @@ fn run(args: &Args) -> Result<()> {
         .enable_all()
         .build()
         .context(|| "the runtime could not be started".into())?;
+    let signals = {
+        let _context = runtime.enter();
+        Signals::expect()?
+    };
     let clock = daemon_clock();
     let started_at = clock.now().to_rfc3339();
     let manager = Manager::new(&state_dir, clock, Arc::new(System))?;
@@ -119,27 +123,7 @@ fn run(args: &Args) -> Result<()> {
         tracing::info!(socket = %socket.display(), state_dir = %state_dir.display(), "ready");
         service_manager::ready(&manager.in_words());
         let watchdog = Watchdog::start(&socket)?;
-        let on_signal = Arc::clone(&shutdown);
-        let mut terminate =
-            signal(SignalKind::terminate()).context(|| "no signal handler".into())?;
-        let mut hang_up = signal(SignalKind::hangup()).context(|| "no signal handler".into())?;
-        let reloading = Arc::clone(&manager);
-        tokio::spawn(async move {
-            while hang_up.recv().await.is_some() {
-                let manager = Arc::clone(&reloading);
-                // Told in the log either way.
-                let _ = tokio::task::spawn_blocking(move || reload::reload(&manager)).await;
-            }
-        });
-        let mut interrupt =
-            signal(SignalKind::interrupt()).context(|| "no signal handler".into())?;
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            on_signal.notify_one();
-        });
+        signals.heed(&manager, &shutdown);
         let serving = server::serve(
             listener,
             Arc::clone(&manager),
@@ -161,6 +145,51 @@ fn run(args: &Args) -> Result<()> {
     drop(stopping);
     tracing::info!("stopped");
     served
+}
+
+/// What the daemon heeds, from before its first mount on: without a handler SIGTERM would end it as SIGKILL does, and leave
+/// mounts that nobody serves. One that comes while instances are opened takes effect when they are open.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// In the context of a runtime.
+    fn expect() -> Result<Signals> {
+        let expect = |kind| signal(kind).context(|| "no signal handler".into());
+        Ok(Signals {
+            terminate: expect(SignalKind::terminate())?,
+            interrupt: expect(SignalKind::interrupt())?,
+            hang_up: expect(SignalKind::hangup())?,
+        })
+    }
+
+    /// From now on: SIGHUP reads the settings anew, SIGTERM and SIGINT tell `shutdown`; also those that have come already.
+    fn heed(self, manager: &Arc<Manager>, shutdown: &Arc<Notify>) {
+        let Signals {
+            mut terminate,
+            mut interrupt,
+            mut hang_up,
+        } = self;
+        let manager = Arc::clone(manager);
+        tokio::spawn(async move {
+            while hang_up.recv().await.is_some() {
+                let manager = Arc::clone(&manager);
+                // Told in the log either way.
+                let _ = tokio::task::spawn_blocking(move || reload::reload(&manager)).await;
+            }
+        });
+        let shutdown = Arc::clone(shutdown);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            shutdown.notify_one();
+        });
+    }
 }
 
 /// One daemon per state directory.

@@ -236,6 +236,15 @@ impl Node {
 
     /// Start the daemon without waiting for anything.
     pub fn start_blindly(&self) {
+        self.start_blindly_with(&[]);
+    }
+
+    /// The same with a failpoint armed: `NAME[:NTH][,stop]`.
+    pub fn start_blindly_armed(&self, failpoint: &str) {
+        self.start_blindly_with(&[("CBFS_FAILPOINT", failpoint)]);
+    }
+
+    fn start_blindly_with(&self, environment: &[(&str, &str)]) {
         let mut daemon = self.daemon.lock().expect("no panic before");
         let log = OpenOptions::new()
             .append(true)
@@ -245,6 +254,7 @@ impl Node {
         let child = self
             .command()
             .args(["util", "cbfsd"])
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();

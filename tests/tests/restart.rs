@@ -103,6 +103,25 @@ fn a_clean_stop_and_start_brings_the_mount_back_as_it_was() {
 }
 
 #[test]
+fn a_daemon_asked_to_stop_while_it_starts_ends_in_order() {
+    needs_fuse!();
+    let m = Master::new();
+    fs::write(m.at("file"), "x").unwrap();
+    m.node.kill9();
+    // While it opens the instance: the journal's new segment is made, nothing answers yet.
+    m.node.start_blindly_armed("segment.named,stop");
+    m.node.must_be_stopped("it opens the instance");
+    m.node.ask_to_stop();
+    m.node.go_on();
+    let status = m.node.wait_for_end();
+    assert!(status.success(), "{status}\n{}", m.node.log());
+    // It left no mount that nobody serves.
+    assert_eq!(fs::read_dir(m.at(".")).unwrap().count(), 0);
+    m.node.start();
+    assert_eq!(fs::read(m.at("file")).unwrap(), b"x");
+}
+
+#[test]
 fn a_hostile_tree_survives_a_kill_right_after_it_was_made() {
     needs_fuse!();
     let m = Master::new();
