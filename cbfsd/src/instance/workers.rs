@@ -105,7 +105,7 @@ impl Instance {
     fn run_flusher(&self) {
         let mut flushed_at = Instant::now();
         loop {
-            let due = {
+            let (full, due) = {
                 let mut state = self.workers.state.lock();
                 if !state.stop && !state.flush_now {
                     let pause = self.options.flush_every.min(TEND_ROOM_EVERY);
@@ -114,11 +114,16 @@ impl Instance {
                 if state.stop {
                     return;
                 }
-                std::mem::take(&mut state.flush_now)
-                    || flushed_at.elapsed() >= self.options.flush_every
+                let full = std::mem::take(&mut state.flush_now);
+                (full, flushed_at.elapsed() >= self.options.flush_every)
             };
-            if due {
+            if full || due {
                 self.flush_and_tell();
+                // Under pressure writers would wait for it.
+                if !full && let Err(e) = self.kvs.checkpoint_ahead() {
+                    // The checkpoint of the next cut, or SQLite's own, meets the same and is heard.
+                    tracing::warn!(instance = %self.id, causes = ?e.causes(), "{e}");
+                }
                 flushed_at = Instant::now();
             }
             self.tend_room();

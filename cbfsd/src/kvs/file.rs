@@ -16,9 +16,10 @@ use cbfs_core::layers::{
     DentryRow, ExtentRow, HoleRow, Layer, SourceRow, XattrRow, open_immutable, rows, schema,
 };
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Rows written under one hold of the mutex: between two such chunks readers get their turn.
 const CHUNK: usize = 1000;
@@ -26,10 +27,15 @@ const CHUNK: usize = 1000;
 /// Fewer unused pages than this are not worth the work of giving them back.
 const UNUSED_PAGES: i64 = 64;
 
+/// A WAL with less than this is not worth a checkpoint of its own (two fsyncs), in bytes of rows.
+const WORTH_A_CHECKPOINT: usize = 4 << 20;
+
 /// A file of the KVS.
 pub struct KvsFile {
     path: PathBuf,
     conn: Mutex<Connection>,
+    /// About how much was written since the last checkpoint, in bytes of rows.
+    unchecked: AtomicUsize,
 }
 
 /// What the last flush into a file recorded.
@@ -83,20 +89,14 @@ impl KvsFile {
         )
         .context(describe)?;
         rows::check_format(&conn, &path.display().to_string())?;
-        Ok(KvsFile {
-            path: path.to_owned(),
-            conn: Mutex::new(conn),
-        })
+        Ok(KvsFile::of(path, conn))
     }
 
     /// Open one that nobody writes any more.
     pub fn open_frozen(path: &Path) -> Result<KvsFile> {
         let conn = open_closed(path)?;
         rows::check_format(&conn, &path.display().to_string())?;
-        Ok(KvsFile {
-            path: path.to_owned(),
-            conn: Mutex::new(conn),
-        })
+        Ok(KvsFile::of(path, conn))
     }
 
     /// Around a connection that is ready for use.
@@ -104,6 +104,7 @@ impl KvsFile {
         KvsFile {
             path: path.to_owned(),
             conn: Mutex::new(conn),
+            unchecked: AtomicUsize::new(0),
         }
     }
 
@@ -154,7 +155,9 @@ impl KvsFile {
         match self.write_rows(table, committed, closed_by) {
             Ok(()) => {
                 reach(failpoints::FLUSH_BEFORE_COMMIT);
-                self.with(|conn| Ok(conn.execute_batch("COMMIT")?))
+                self.with(|conn| Ok(conn.execute_batch("COMMIT")?))?;
+                self.unchecked.fetch_add(table.bytes(), Ordering::Relaxed);
+                Ok(())
             }
             Err(e) => {
                 let undone = self.with(|conn| Ok(conn.execute_batch("ROLLBACK")?));
@@ -254,8 +257,27 @@ impl KvsFile {
                     self.path.display()
                 )));
             }
+            self.unchecked.store(0, Ordering::Relaxed);
             Ok(())
         })
+    }
+
+    /// Move what is in the WAL into the file, as far as readers let it, when it is much. On a connection of its own: readers
+    /// and the writer of the file go on meanwhile. What [`KvsFile::checkpoint`] has to do later is less by that; a snapshot
+    /// waits for that one.
+    pub fn checkpoint_ahead(&self) -> Result<()> {
+        let much = self.unchecked.load(Ordering::Relaxed);
+        if much < WORTH_A_CHECKPOINT {
+            return Ok(());
+        }
+        let describe = || format!("the WAL of {} could not be moved", self.path.display());
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(&self.path, flags).context(describe)?;
+        conn.pragma_update(None, "synchronous", "NORMAL")
+            .and_then(|()| conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))
+            .context(describe)?;
+        self.unchecked.fetch_sub(much, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Give the pages that deleted rows left back to the disk. Nobody writes meanwhile.

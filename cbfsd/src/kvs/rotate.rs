@@ -91,6 +91,14 @@ impl Kvs {
         Ok(lock)
     }
 
+    /// Let the file that takes flushes catch up, when much was flushed: see [`KvsFile::checkpoint_ahead`]. No flush and no
+    /// rotation meanwhile.
+    pub fn checkpoint_ahead(&self) -> Result<()> {
+        let _no_flush = self.flush.lock();
+        let active = self.files().active.clone();
+        active.map_or(Ok(()), |active| active.checkpoint_ahead())
+    }
+
     /// Give the space that deleted rows left in the files back to the disk.
     pub fn shrink(&self) -> Result<()> {
         let _no_flush = self.flush.lock();
