@@ -133,6 +133,12 @@ impl MountedInstance for AtCut {
         Arc::clone(&self.view)
     }
 
+    fn first_new_inode(&self) -> Result<Ino> {
+        let files = self.instance.kvs.files();
+        let known = files.first_new_inode(self.preserved.generation)?;
+        Ok(known.unwrap_or(Ino::first_of(self.instance.epoch)))
+    }
+
     fn backing_file(&self, ino: Ino) -> Result<u64> {
         let files = self.instance.kvs.files();
         let frozen = files

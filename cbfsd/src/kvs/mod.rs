@@ -94,6 +94,15 @@ impl Files {
         layers.extend(self.base.iter().map(|s| Arc::clone(s) as Arc<dyn Layer>));
         Stack::new(layers, block_size)
     }
+
+    /// The first inode made after the cut before the one that closed `generation`: what is below that generation's file
+    /// has no row of it, nor of any later one. `None` when no file of the KVS is below.
+    pub fn first_new_inode(&self, generation: u64) -> Result<Option<Ino>> {
+        let below = self.frozen.iter().find(|f| f.generation < generation);
+        let below = below.map(|f| &f.file).or(self.main.as_ref());
+        let committed = below.map(|file| file.committed()).transpose()?;
+        Ok(committed.flatten().map(|committed| committed.next_ino))
+    }
 }
 
 /// The KVS.

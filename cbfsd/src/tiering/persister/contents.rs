@@ -10,7 +10,7 @@ use super::archive::{Archive, SHARED_SECTION};
 use super::facts::{self, Fact};
 use super::frozen::{Frozen, InodeFacts};
 use super::ledger::{Phase, Position, TarballEntry, facts_name};
-use super::plan::{Item, Plan, xattrs_of};
+use super::plan::{Item, Plan};
 use super::rows::{frozen_holes, normalise};
 use super::source::BlockBytes;
 use cbfs_core::error::{Error, Result};
@@ -543,8 +543,7 @@ impl<'a> Contents<'a> {
     }
 
     fn xattrs(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let job = self.maker.job;
-        xattrs_of(self.frozen, job.instance, job.parent.is_none(), ino)
+        self.plan.xattrs(self.frozen, self.maker.job.instance, ino)
     }
 
     fn extent(&self, ino: Ino, blk: u64, section: u64, offset: u64, xid: Xid) -> ExtentRow {

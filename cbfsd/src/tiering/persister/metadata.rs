@@ -4,7 +4,7 @@
 use super::archive::SHARED_SECTION;
 use super::frozen::Frozen;
 use super::ledger::Part;
-use super::plan::{Plan, xattrs_of};
+use super::plan::Plan;
 use super::{Maker, remove};
 use cbfs_core::error::{Context, Result};
 use cbfs_core::format::changes::{
@@ -82,7 +82,7 @@ pub(super) fn write(
     raw.resize(raw.len() + padding(size), 0);
 
     for ino in &plan.attributes {
-        attributes(maker, frozen, *ino, &mut raw)?;
+        attributes(maker, frozen, plan, *ino, &mut raw)?;
         if raw.len() as u64 >= SHARED_SECTION {
             maker.check_cancelled()?;
             let next = writer.buffer();
@@ -119,10 +119,16 @@ fn document<'m>(maker: &Maker<'_>, path: &'m str, size: u64) -> Member<'m> {
 }
 
 /// An empty file (or directory) with all attributes of an inode.
-fn attributes(maker: &Maker<'_>, frozen: &Frozen, ino: Ino, out: &mut Vec<u8>) -> Result<()> {
+fn attributes(
+    maker: &Maker<'_>,
+    frozen: &Frozen,
+    plan: &Plan,
+    ino: Ino,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let job = maker.job;
     let row = frozen.inode(ino)?;
-    let xattrs = xattrs_of(frozen, job.instance, job.parent.is_none(), ino)?;
+    let xattrs = plan.xattrs(frozen, job.instance, ino)?;
     let mut path = attributes_member(ino);
     let kind = match row.kind {
         FileKind::Directory => {

@@ -44,6 +44,8 @@ pub(super) struct Plan {
     pub(super) attributes: Vec<Ino>,
     /// Inodes without a name, by number: gone, as far as the snapshot goes.
     pub(super) orphans: Vec<Ino>,
+    /// From this number on all there is of an inode is in the frozen layer.
+    first_new: Ino,
     /// Inodes created or changed.
     pub(super) changed: u64,
     /// Inodes removed.
@@ -87,6 +89,10 @@ impl Plan {
                 patched: Vec::new(),
                 attributes: Vec::new(),
                 orphans: Vec::new(),
+                first_new: match job.parent {
+                    None => Ino(0),
+                    Some(_) => job.instance.first_new_inode()?,
+                },
                 changed: 0,
                 removed: 0,
                 files: 0,
@@ -165,6 +171,24 @@ impl Plan {
             put(self.directories.path(*dir));
         }
         hasher.finalize().to_hex().to_string()
+    }
+
+    /// Extended attributes of an inode at the cut, for its member: all of them, also unchanged ones.
+    pub(super) fn xattrs(
+        &self,
+        frozen: &Frozen,
+        instance: &dyn MountedInstance,
+        ino: Ino,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let all = match (ino >= self.first_new, frozen.has_xattrs()) {
+            (true, false) => return Ok(Vec::new()),
+            (true, true) => rows::xattrs(&frozen.conn, ino)?,
+            (false, _) => instance.at_cut().xattrs(ino)?,
+        };
+        Ok(all
+            .into_iter()
+            .filter_map(|x| Some((x.name, x.value?)))
+            .collect())
     }
 
     /// Free what only the data tarballs needed.
@@ -405,24 +429,6 @@ impl Directories {
         }
         ranks
     }
-}
-
-/// Attributes of an inode at the cut, for its member: all of them, also unchanged ones.
-pub(super) fn xattrs_of(
-    frozen: &Frozen,
-    instance: &dyn MountedInstance,
-    first: bool,
-    ino: Ino,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let all = match (first, frozen.has_xattrs()) {
-        (true, false) => return Ok(Vec::new()),
-        (true, true) => rows::xattrs(&frozen.conn, ino)?,
-        (false, _) => instance.at_cut().xattrs(ino)?,
-    };
-    Ok(all
-        .into_iter()
-        .filter_map(|x| Some((x.name, x.value?)))
-        .collect())
 }
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ pub trait MountedInstance: Send + Sync {
     /// The file system as of the cut (frozen over what is below), for path names and attributes.
     fn at_cut(&self) -> Arc<dyn Layer>;
 
+    /// From this number on, inodes were made after the cut before this one: only the frozen file has rows of them.
+    fn first_new_inode(&self) -> Result<Ino>;
+
     /// The backing file that held `ino` at the cut. Asked only when the frozen layer has no
     /// `backing` row: the file was moved to it before the parent snapshot.
     fn backing_file(&self, ino: Ino) -> Result<u64>;

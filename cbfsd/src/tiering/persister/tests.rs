@@ -117,6 +117,9 @@ impl World {
     }
 }
 
+/// From here on the worlds that follow the first make new inodes.
+const FIRST_NEW: u64 = 1000;
+
 struct Mounted {
     at_cut: Arc<dyn Layer>,
     backing: HashMap<Ino, Vec<u8>>,
@@ -125,6 +128,10 @@ struct Mounted {
 impl MountedInstance for Mounted {
     fn at_cut(&self) -> Arc<dyn Layer> {
         Arc::clone(&self.at_cut)
+    }
+
+    fn first_new_inode(&self) -> Result<Ino> {
+        Ok(Ino(FIRST_NEW))
     }
 
     fn backing_file(&self, _: Ino) -> Result<u64> {
@@ -618,6 +625,15 @@ pub(super) fn second_world(dir: &Path, below: Arc<dyn Layer>) -> (World, Vec<u8>
     world.name(1, b"E", Some(21), FileKind::Directory);
     world.inode(105, FileKind::File, 1, 3, 3);
     world.put_inline(105, b"new");
+    // A file made since, with an attribute.
+    world.inline(1, b"made since", FIRST_NEW, b"made");
+    let attribute = XattrRow {
+        ino: Ino(FIRST_NEW),
+        name: b"user.since".into(),
+        value: Some(b"too".to_vec()),
+        xid: Xid(80),
+    };
+    rows::put_xattr(&world.conn, &attribute).unwrap();
     (world, big)
 }
 
@@ -639,12 +655,25 @@ fn an_incremental_snapshot_holds_patches_deletions_renames_and_attributes() {
         (patch(7), MemberForm::Patch),
         (patch(10), MemberForm::Patch),
         (b"a".to_vec(), MemberForm::File),
+        (b"made since".to_vec(), MemberForm::File),
         (b"d/moved".to_vec(), MemberForm::File),
         (b"E/file 5".to_vec(), MemberForm::File),
         (b"E/".to_vec(), MemberForm::Directory),
     ]
     .into();
     assert_eq!(forms, expected);
+    // Extended attributes of members: those of before, and those of what is new.
+    let into = dir.path().join("unpacked");
+    fs::create_dir(&into).unwrap();
+    made.unpack(&into);
+    for (path, name, expected) in [
+        ("a", "user.k", b"\0value\n".as_slice()),
+        ("made since", "user.since", b"too"),
+    ] {
+        let mut value = [0; 64];
+        let length = rustix::fs::getxattr(into.join(path), name, &mut value[..]).unwrap();
+        assert_eq!(&value[..length], expected, "{path}");
+    }
     let (_, changes, attributes) = made.changes();
     let numbers: Vec<_> = [12, 30, 32]
         .map(|i| format!(".cbfs/attributes/{i}").into_bytes())
