@@ -32,6 +32,7 @@ build: ## the release program
 install: $(BUILD) ## into $(DESTDIR)$(PREFIX)
 	install -D -m 755 $(PROGRAM) $(bindir)/cbfsctl
 	ln -sf cbfsctl $(bindir)/cbfsd
+	ln -sf cbfsctl $(bindir)/cbfs-tui
 	install -d $(dir $(helper))
 	ln -sf $(PREFIX)/bin/cbfsctl $(helper)
 	install -D -m 755 share/recover.sh $(sharedir)/cbfs/recover.sh
@@ -55,7 +56,7 @@ install: $(BUILD) ## into $(DESTDIR)$(PREFIX)
 	  install -D -m 640 share/default/cbfsd $(DESTDIR)$(SYSCONFDIR)/default/cbfsd
 
 uninstall: ## all of it but settings and the state directory
-	rm -f $(bindir)/cbfsctl $(bindir)/cbfsd $(helper) $(unitdir)/cbfsd.service
+	rm -f $(bindir)/cbfsctl $(bindir)/cbfsd $(bindir)/cbfs-tui $(helper) $(unitdir)/cbfsd.service
 	rm -f $(sharedir)/bash-completion/completions/cbfsctl $(sharedir)/zsh/site-functions/_cbfsctl
 	rm -f $(sharedir)/fish/vendor_completions.d/cbfsctl.fish
 	rm -f $(addprefix $(sharedir)/man/man1/,$(notdir $(pages1)))

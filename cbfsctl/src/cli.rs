@@ -1,5 +1,8 @@
 //! The command line as a whole: global options and the list of commands.
 
+#[cfg(test)]
+mod prose;
+
 use crate::commands::Command;
 use clap::Parser;
 use std::path::PathBuf;

@@ -3,29 +3,46 @@
 //! Without [`Interrupt::install`] the signals keep their default: the process ends at once.
 
 use crate::output::{Outcome, Stop};
+use cbfs_core::bucket::Cancellation;
 use cbfs_core::error::Context;
 use cbfs_core::{Error, Result};
 use std::io::Write;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long nobody may look at the flag before the process ends all the same, where that was allowed.
+const UNHEARD: Duration = Duration::from_secs(2);
+
+/// What happens when the flag is set and nobody looks: the work hangs in a file system or a full pipe, or computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unheard {
+    /// It is waited for: something must be put in order.
+    Wait,
+    /// The process ends, with the parting words: only temporary files stay behind, or nothing.
+    End,
+}
 
 /// The flag. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupt {
-    state: Arc<(Mutex<bool>, Condvar)>,
+    flag: Cancellation,
+    /// Whether the work was told.
+    heard: Arc<AtomicBool>,
 }
 
 impl Interrupt {
     /// Catch SIGINT, SIGTERM and SIGHUP from now on. The first sets the flag; a second one ends
     /// the process with 130 after printing `parting` on stderr, for those who will not wait.
-    pub(crate) fn install(parting: &str) -> Result<Interrupt> {
+    pub(crate) fn install(parting: &str, unheard: Unheard) -> Result<Interrupt> {
         let interrupt = Interrupt::default();
         let (ready, installed) = mpsc::channel();
-        let (flag, parting) = (interrupt.clone(), parting.to_owned());
+        let (theirs, parting) = (interrupt.clone(), parting.to_owned());
         let catcher = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_io()
+                .enable_all()
                 .build();
             let runtime = match runtime {
                 Ok(runtime) => runtime,
@@ -44,17 +61,21 @@ impl Interrupt {
                     Err(e) => return drop(ready.send(Err(e))),
                 };
                 drop(ready.send(Ok(())));
-                loop {
+                let mut next = async || {
                     tokio::select! {
                         _ = int.recv() => {}
                         _ = term.recv() => {}
                         _ = hup.recv() => {}
                     }
-                    if flag.set() {
-                        let _ = writeln!(std::io::stderr(), "{parting}"); // best effort
-                        std::process::exit(i32::from(crate::EXIT_INTERRUPTED));
-                    }
+                };
+                next().await;
+                theirs.flag.cancel();
+                let again = tokio::time::timeout(UNHEARD, next()).await;
+                if again.is_err() && (unheard == Unheard::Wait || theirs.is_heard()) {
+                    next().await;
                 }
+                let _ = writeln!(std::io::stderr(), "{parting}"); // best effort
+                std::process::exit(i32::from(crate::EXIT_INTERRUPTED));
             });
         };
         std::thread::Builder::new()
@@ -68,35 +89,33 @@ impl Interrupt {
         }
     }
 
-    /// Set the flag; tells whether it was set already.
-    fn set(&self) -> bool {
-        let (flag, changed) = &*self.state;
-        let mut flag = flag.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.notify_all();
-        std::mem::replace(&mut *flag, true)
+    fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Acquire)
     }
 
     /// [`Stop::Interrupted`] when the flag is set.
     pub(crate) fn check(&self) -> Outcome {
-        let (flag, _) = &*self.state;
-        if *flag.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Err(Stop::Interrupted);
+        if !self.flag.is_cancelled() {
+            return Ok(());
         }
-        Ok(())
+        self.heard.store(true, Ordering::Release);
+        Err(Stop::Interrupted)
     }
 
     /// Wait for `time`, or until the flag is set: then [`Stop::Interrupted`].
     pub(crate) fn pause(&self, time: Duration) -> Outcome {
-        let (flag, changed) = &*self.state;
-        let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
-        let (guard, _) = changed
-            .wait_timeout_while(guard, time, |set| !*set)
-            .unwrap_or_else(PoisonError::into_inner);
-        if *guard {
-            Err(Stop::Interrupted)
-        } else {
-            Ok(())
-        }
+        self.flag.sleep(time);
+        self.check()
+    }
+
+    /// Do work in which nothing waits for a daemon or a store any longer once the flag is set. An error
+    /// is [`Stop::Interrupted`] then, whatever it was.
+    pub(crate) fn during<T, E: Into<Stop>>(
+        &self,
+        work: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> Outcome<T> {
+        let result = self.flag.scope(work);
+        result.or_else(|e| self.check().and(Err(e.into())))
     }
 }
 
@@ -108,12 +127,24 @@ mod tests {
     fn a_pause_ends_when_interrupted() {
         let interrupt = Interrupt::default();
         assert!(interrupt.check().is_ok());
-        assert!(!interrupt.set());
+        interrupt.flag.cancel();
+        assert!(!interrupt.is_heard());
         assert!(matches!(interrupt.check(), Err(Stop::Interrupted)));
+        assert!(interrupt.is_heard());
         assert!(matches!(
             interrupt.pause(Duration::from_secs(3600)),
             Err(Stop::Interrupted)
         ));
-        assert!(interrupt.set());
+    }
+
+    #[test]
+    fn an_error_is_the_interruption_once_interrupted_and_what_was_done_is_done() {
+        let interrupt = Interrupt::default();
+        let failing = || Err::<(), _>(Error::failed("no"));
+        assert!(matches!(interrupt.during(failing), Err(Stop::Error(_))));
+        interrupt.flag.cancel();
+        assert!(matches!(interrupt.during(failing), Err(Stop::Interrupted)));
+        let done = interrupt.during(|| Ok::<_, Error>(7));
+        assert!(matches!(done, Ok(7)));
     }
 }

@@ -37,12 +37,18 @@ use std::process::ExitCode;
 /// Exit code after Ctrl-C: 128 + SIGINT, as shells tell it.
 const EXIT_INTERRUPTED: u8 = 130;
 
+/// Exit code after a panic, as Rust's own.
+const EXIT_PANICKED: u8 = 101;
+
+/// Stack of a command, in bytes: as the first thread has.
+const STACK: usize = 8 << 20;
+
 /// Run the command line `args` (the first is the program's name) and tell the exit code.
 ///
 /// Errors are reported on stderr before it returns. A reader of stdout that went away
 /// (`cbfsctl … | head`) is no error: the command ends quietly.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args: Vec<OsString> = args.into_iter().collect();
+    let args: Vec<OsString> = commands::tui_as_called(args.into_iter().collect());
     if let Some(code) = completion::answer(&args) {
         return code;
     }
@@ -56,6 +62,27 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(refusal) => return error_report::usage(&refusal, &args),
     };
+    if cli.command.is_daemon() {
+        return command(cli);
+    }
+    // The kernel hands a signal to the first thread. One that hangs in a file system would never take it, and Ctrl-C
+    // would be lost; so that thread does nothing but wait.
+    let worker = std::thread::Builder::new()
+        .name("command".to_owned())
+        .stack_size(STACK)
+        .spawn(move || command(cli));
+    match worker.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        Ok(Err(_)) => ExitCode::from(EXIT_PANICKED), // it has said so
+        Err(e) => {
+            let error = cbfs_core::Error::failed("a thread could not be started").because(e);
+            Output::standard(false, false).error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(cli: Cli) -> ExitCode {
     let mut output = Output::standard(cli.global.json, cli.global.quiet);
     // What `doctor` finds wrong with the settings is one of its findings.
     if let Err(error) = cbfs_core::configuration::load()

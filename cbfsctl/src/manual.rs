@@ -5,7 +5,7 @@
 mod settings;
 
 use crate::cli::Cli;
-use crate::commands::daemon_command;
+use crate::commands::{LIVE_VIEW, daemon_command};
 use crate::mount_helper;
 use cbfs_core::Result;
 use cbfs_core::error::Context;
@@ -25,6 +25,9 @@ pub(crate) fn pages() -> Result<BTreeMap<String, String>> {
         add(&mut pages, &helper, "8")?;
     }
     pages.insert("cbfsd.toml.5".to_owned(), settings::page()?);
+    // Another name of the same.
+    let other = ".so man1/cbfsctl-tui.1\n".to_owned();
+    pages.insert(format!("{LIVE_VIEW}.1"), other);
     Ok(pages)
 }
 

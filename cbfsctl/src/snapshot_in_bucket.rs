@@ -2,7 +2,7 @@
 
 use crate::bucket_option::BucketOption;
 use crate::commands::Context;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Unheard};
 use crate::output::Outcome;
 use crate::progress::Progress;
 use crate::quantities;
@@ -55,12 +55,22 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Begin; Ctrl-C is caught from now on.
-    pub(crate) fn begin(context: &Context, total: u64) -> Result<Work> {
-        Ok(Work {
-            interrupt: Interrupt::install("interrupted again: temporary files stay behind")?,
+    /// Do it; Ctrl-C is caught from now on, and ends also what waits for a store.
+    pub(crate) fn run<T>(
+        context: &Context,
+        total: u64,
+        work: impl FnOnce(&mut Work) -> Result<T>,
+    ) -> Outcome<T> {
+        let parting = "interrupted: temporary files stay behind";
+        let interrupt = Interrupt::install(parting, Unheard::End)?;
+        let mut this = Work {
+            interrupt: interrupt.clone(),
             progress: Progress::new(&context.output, total.max(1)),
-        })
+        };
+        let result = interrupt.during(|| work(&mut this));
+        this.progress.finish();
+        interrupt.check()?;
+        result
     }
 
     /// So much is done; an error when Ctrl-C was pressed.
@@ -73,12 +83,5 @@ impl Work {
             format!("{done} of {total}  {}", crate::output::printable(what))
         });
         Ok(())
-    }
-
-    /// The end: what it came to, unless it was Ctrl-C.
-    pub(crate) fn end<T>(self, result: Result<T>) -> Outcome<T> {
-        self.progress.finish();
-        self.interrupt.check()?;
-        Ok(result?)
     }
 }

@@ -9,7 +9,8 @@ use crate::interrupt::Interrupt;
 use crate::output::{Outcome, Output, printable, to_the_second};
 use crate::progress::Progress;
 use crate::quantities;
-use cbfs_core::api::SnapshotInfo;
+use cbfs_core::api::{Health, SnapshotInfo};
+use cbfs_core::handle::Handle;
 use cbfs_core::ids::SnapshotNumber;
 use cbfs_core::snapshot::{SnapshotState, StatusEvent, StatusLine};
 use cbfs_core::{Error, ErrorKind};
@@ -50,6 +51,15 @@ pub(crate) fn follow(
     interrupt: &Interrupt,
     output: &mut Output,
 ) -> Outcome<SnapshotInfo> {
+    interrupt.during(|| follow_until(watch, client, interrupt, output))
+}
+
+fn follow_until(
+    watch: Watch<'_>,
+    client: &DaemonClient,
+    interrupt: &Interrupt,
+    output: &mut Output,
+) -> Outcome<SnapshotInfo> {
     let started = Instant::now();
     let mut progress = Progress::new(output, 1);
     let mut seen: Option<SnapshotInfo> = None;
@@ -79,7 +89,8 @@ pub(crate) fn follow(
                 });
                 if info.state >= watch.until {
                     progress.finish();
-                    return verdict(info);
+                    let fenced = is_lost(info.state) && is_fenced(client, &info.fs);
+                    return verdict(info, fenced);
                 }
             }
             Err(e) if e.kind() == ErrorKind::DaemonUnreachable && seen.is_some() => {
@@ -115,8 +126,19 @@ pub(crate) fn follow(
     }
 }
 
-/// The request at its end, or as far as was wanted.
-fn verdict(info: SnapshotInfo) -> Outcome<SnapshotInfo> {
+fn is_lost(state: SnapshotState) -> bool {
+    matches!(state, SnapshotState::Failed | SnapshotState::Cancelled)
+}
+
+/// Whether this node's master was superseded; `false` also where the daemon does not say.
+fn is_fenced(client: &DaemonClient, fs: &Handle) -> bool {
+    let instances = client.instances().unwrap_or_default();
+    let mut of_fs = instances.iter().filter(|i| i.fs == *fs);
+    of_fs.any(|i| i.health == Health::Fenced)
+}
+
+/// The request at its end, or as far as was wanted. Of a fenced master there is no next one.
+fn verdict(info: SnapshotInfo, fenced: bool) -> Outcome<SnapshotInfo> {
     let what = match info.state {
         SnapshotState::Failed => "failed",
         SnapshotState::Cancelled => "was cancelled",
@@ -127,6 +149,11 @@ fn verdict(info: SnapshotInfo) -> Outcome<SnapshotInfo> {
         Some(reason) => error.because(reason),
         None => error,
     };
+    if fenced {
+        let text = "this node is not the master any more: `cbfsctl instance export FS -o FILE` saves what no snapshot has";
+        let hint = text.replace("FS", &info.fs.to_string());
+        return Err(error.hint(hint).into());
+    }
     Err(error
         .hint(format!(
             "what it held is part of the next snapshot; `cbfsctl snapshot retry {}@{}` takes this one up \
@@ -491,14 +518,22 @@ mod tests {
     fn a_failed_snapshot_is_an_error_with_its_reason() {
         let mut failed = info("failed");
         failed.reason = Some("403 Forbidden".to_owned());
-        match verdict(failed) {
+        match verdict(failed.clone(), false) {
             Err(crate::output::Stop::Error(e)) => {
                 assert_eq!(e.kind(), ErrorKind::Failed);
                 assert_eq!(e.causes(), ["403 Forbidden"]);
             }
             other => panic!("{other:?}"),
         }
-        assert!(verdict(info("complete")).is_ok());
+        assert!(verdict(info("complete"), false).is_ok());
+        // What a fenced master has belongs to no next snapshot.
+        match verdict(failed, true) {
+            Err(crate::output::Stop::Error(e)) => {
+                let hint = e.hint_text().unwrap();
+                assert!(hint.contains("instance export") && !hint.contains("retry"));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

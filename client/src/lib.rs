@@ -6,6 +6,7 @@ use cbfs_core::api::{
     PromotionInfo, ReloadInfo, RetireRequest, ScheduleInfo, SnapshotInfo, SnapshotRequest,
     UmountRequest, UnpublishedInfo, WarmInfo, WarmRequest,
 };
+use cbfs_core::bucket::Cancellation;
 use cbfs_core::error::Context;
 use cbfs_core::ids::{SnapshotNumber, Xid};
 use cbfs_core::snapshot::StatusLine;
@@ -41,6 +42,9 @@ pub struct Told {
 
 /// A client of the daemon behind one socket. One connection per request: a daemon that was
 /// restarted in between is found again.
+///
+/// Within a [`Cancellation::scope`] no call outlasts its cancellation: it fails with [`ErrorKind::Failed`] then, and
+/// the daemon may have done what was asked.
 ///
 /// Every call fails with [`ErrorKind::DaemonUnreachable`] when no daemon answers, with
 /// [`ErrorKind::Credentials`] when the socket refuses us, and else with the daemon's own error.
@@ -85,7 +89,7 @@ impl DaemonClient {
     /// `GET /v1/instances/{id}/export`: the tar goes to `out` as it comes.
     pub fn export_unpublished(&self, id: &str, out: &mut dyn std::io::Write) -> Result<()> {
         let path = format!("/v1/instances/{}/export", segment(id));
-        self.runtime.block_on(async {
+        self.wait_for(async {
             let sent = self.send(&Method::GET, &path, Vec::new(), None);
             let (response, driver) = sent.await?;
             let status = response.status();
@@ -249,7 +253,7 @@ impl DaemonClient {
         last_event: Option<&str>,
         each: &mut dyn FnMut(Option<&[u8]>) -> Result<bool>,
     ) -> Result<()> {
-        self.runtime.block_on(async {
+        self.wait_for(async {
             let headers = last_event.map(|id| ("last-event-id", id));
             let (response, driver) = self.send(&Method::GET, path, Vec::new(), headers).await?;
             let status = response.status();
@@ -306,6 +310,21 @@ impl DaemonClient {
         decode(path, &self.exchange(&Method::POST, path, body, None)?)
     }
 
+    /// What `work` comes to, unless this thread's scope is cancelled before.
+    fn wait_for<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let Some(cancellation) = Cancellation::current() else {
+            return self.runtime.block_on(work);
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                // What has come in the same moment counts.
+                biased;
+                result = work => result,
+                () = cancellation.cancelled() => Err(Error::failed("the daemon was not waited for")),
+            }
+        })
+    }
+
     /// One request and its answer's body, within `patience` (`None`: as long as it takes).
     fn exchange(
         &self,
@@ -331,7 +350,7 @@ impl DaemonClient {
                 .hint("it runs but hangs: look into its log (cbfsd.log in the state directory)")),
             }
         };
-        let (status, answer) = self.runtime.block_on(work)?;
+        let (status, answer) = self.wait_for(work)?;
         if status.is_success() {
             return Ok(answer);
         }

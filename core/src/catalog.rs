@@ -29,7 +29,7 @@ pub use marks::{
     Hold, delete_snapshot, deleted_snapshots, hold_snapshot, holds, is_deleted, may_be_deleted,
     read_hold, release_snapshot, standing_holds,
 };
-pub use nodes::{node_sign, node_signs, write_node_sign};
+pub use nodes::{clock_ahead, node_sign, node_signs, write_node_sign};
 pub use promotion::{confirm_epoch, settle_base};
 pub use publication::{close_number, closes_a_number, create_manifest, is_superseded};
 pub use settings::{change_settings, newer_settings, settings, settings_version};

@@ -55,6 +55,20 @@ pub fn scaled(full: u64, less: u64) -> u64 {
     }
 }
 
+/// Wait until `done` says so, for what cannot be waited for otherwise; panics when it does not within two minutes, a time
+/// for a busy machine and debug builds.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+    let started = std::time::Instant::now();
+    while !done() {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 /// The most memory the process ever had (`VmHWM`, proc(5)), in bytes.
 pub fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");

@@ -44,17 +44,30 @@ impl Terminal {
 
     /// What is on the screen.
     pub fn screen(&self) -> String {
-        let out = self
-            .tmux()
-            .args(["capture-pane", "-p"])
-            .output()
-            .expect("tmux");
+        self.captured(&[])
+    }
+
+    /// What is on the screen, with the escape sequences of its colours.
+    pub fn coloured_screen(&self) -> String {
+        self.captured(&["-e"])
+    }
+
+    fn captured(&self, options: &[&str]) -> String {
+        let mut tmux = self.tmux();
+        tmux.args(["capture-pane", "-p"]).args(options);
+        let out = tmux.output().expect("tmux");
         String::from_utf8(out.stdout).expect("UTF-8")
     }
 
     /// Press keys, as tmux names them.
     pub fn press(&self, keys: &[&str]) {
         let done = self.tmux().args(["send-keys", "--"]).args(keys).status();
+        assert!(done.expect("tmux").success());
+    }
+
+    /// Send bytes as they are, as a terminal does that reports something.
+    pub fn send(&self, bytes: &str) {
+        let done = self.tmux().args(["send-keys", "-l", "--", bytes]).status();
         assert!(done.expect("tmux").success());
     }
 

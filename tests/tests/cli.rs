@@ -6,8 +6,9 @@
 use cbfs_core::api::{DaemonStatus, ErrorBody, Health, InstanceInfo, Role, SnapshotInfo};
 use cbfs_core::snapshot::SnapshotState;
 use cbfs_tests::contents::noise;
-use cbfs_tests::{Master, Ran, Stage, needs_fuse, tree};
+use cbfs_tests::{Master, Node, Ran, Stage, needs_fuse, tree};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;
 
@@ -178,25 +179,57 @@ fn a_wait_that_times_out_exits_with_3_and_the_snapshot_goes_on() {
     m.wait_for(1);
 }
 
+/// Whatever prints what there is. Snapshot 2 is the latest. (An export whose reader goes away has failed.)
+const LISTINGS: [&str; 17] = [
+    "--help",
+    "status",
+    "doctor",
+    "fs list",
+    "fs show home",
+    "instance list",
+    "instance show home",
+    "slave list home",
+    "epoch list home",
+    "snapshot list home",
+    "snapshot list home --all",
+    "snapshot show home@1",
+    "snapshot diff home@1 2",
+    "snapshot verify home@2 --deep",
+    "index show home@2",
+    "log home",
+    "snapshot watch home@1",
+];
+
+/// A master with a slave and two snapshots, whose commands find its bucket.
+fn with_something_to_list() -> Master {
+    let m = Master::new();
+    m.node.set("CBFS_BUCKET", m.bucket.url());
+    fs::write(m.at("file"), noise(1, 300_000)).unwrap();
+    m.snapshot();
+    fs::write(m.at("other"), noise(2, 300_000)).unwrap();
+    m.snapshot();
+    fs::write(m.at("unpublished"), noise(3, 300_000)).unwrap();
+    m
+}
+
 #[test]
 fn a_reader_that_goes_away_ends_a_command_quietly() {
     needs_fuse!();
-    let m = Master::new();
-    m.snapshot();
-    for args in [
-        &["status"][..],
-        &["status", "--json"],
-        &["snapshot", "list", "home"],
-        &["snapshot", "watch", "home@1", "--json"],
-        &["--help"],
-    ] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let mut command = m.node.command();
-        command.args(args).stdout(writer).stderr(Stdio::piped());
-        let ran = Ran::of(&mut command);
-        assert_eq!(ran.stderr, "", "{args:?}");
-        assert_eq!(ran.code, Some(0), "{args:?}");
+    let m = with_something_to_list();
+    for listing in LISTINGS {
+        for json in [false, true] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut command = m.node.command();
+            command.args(listing.split(' ')).arg("--quiet");
+            if json && listing != "--help" {
+                command.arg("--json");
+            }
+            command.stdout(writer).stderr(Stdio::piped());
+            let ran = Ran::of(&mut command);
+            assert_eq!(ran.stderr, "", "{listing}, {json}");
+            assert_eq!(ran.code, Some(0), "{listing}, {json}");
+        }
     }
 }
 
@@ -255,4 +288,69 @@ fn the_demo_shows_everything_and_leaves_nothing() {
     let refused = Ran::of(&mut command);
     assert!(refused.code != Some(0), "{refused:?}");
     assert_eq!(fs::read_to_string(dir.join("precious")).unwrap(), "mine");
+}
+
+/// Run a command on a terminal of so many columns.
+fn on_terminal(node: &Node, columns: u16, line: &str) -> String {
+    // script(1) gives it one; stty sets its width.
+    let command = format!(
+        "stty cols {columns} rows 24; {} {line}",
+        cbfs_tests::cbfsctl().display()
+    );
+    let mut script = node.environment_of(std::process::Command::new("script"));
+    script
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::null());
+    Ran::of(&mut script).stdout
+}
+
+#[test]
+fn tables_fit_the_terminal_and_colours_are_only_there() {
+    needs_fuse!();
+    if cbfs_tests::tools::is_missing("script") {
+        return;
+    }
+    let m = with_something_to_list();
+    let longest = |text: &str| text.lines().map(|l| l.trim_end().chars().count()).max();
+    for columns in [100, 120] {
+        let text = on_terminal(&m.node, columns, "instance list");
+        assert!(longest(&text) <= Some(usize::from(columns)), "{text}");
+    }
+    // Too narrow for a table: nothing is cut off then. No number ever is.
+    let text = on_terminal(&m.node, 40, "instance list");
+    assert!(text.contains(&m.fs), "{text}");
+    let numbers = |text: &str| -> BTreeSet<String> {
+        let is_number = |w: &&str| w.chars().all(|c| c.is_ascii_digit() || c == ',');
+        text.split_whitespace()
+            .filter(is_number)
+            .map(str::to_owned)
+            .collect()
+    };
+    for listing in LISTINGS {
+        let piped = || numbers(&m.node.ctl(listing.split(' ')).ok());
+        let before = piped();
+        let text = on_terminal(&m.node, 40, listing);
+        assert!(
+            longest(&text) <= Some(40) || !text.contains('…'),
+            "{listing}:\n{text}"
+        );
+        // Those that do not change by themselves.
+        let steady: BTreeSet<String> = &before & &piped();
+        let shown = numbers(&text);
+        // Its numbers stand in sentences.
+        let whole = steady.is_subset(&shown) || listing == "doctor";
+        assert!(whole, "{listing}: {steady:?}\n{text}");
+    }
+    let piped = m.node.ctl(["instance", "list"]).ok();
+    assert!(
+        piped.contains(&m.fs) && piped.lines().count() == 2,
+        "{piped}"
+    );
+
+    let wrong = on_terminal(&m.node, 80, "snapshot show home@77");
+    assert!(wrong.contains("\x1b["), "{wrong:?}");
+    m.node.set("NO_COLOR", "1");
+    let wrong = on_terminal(&m.node, 80, "snapshot show home@77");
+    assert!(!wrong.contains("\x1b["), "{wrong:?}");
 }

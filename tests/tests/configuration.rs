@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 #![allow(clippy::expect_used)]
 
+use cbfs_core::inode::Timestamp;
 use cbfs_tests::{Node, Ran, Stage};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -132,4 +133,81 @@ fn a_daemon_that_runs_takes_up_what_changed_and_tells_what_waits() {
     kill_process(pid, Signal::HUP).unwrap();
     wait_for_log(&node, "fuse_poll");
     node.stop();
+}
+
+/// Each line of a JSON log, with the fields that whoever collects logs looks for.
+fn json_lines(node: &Node) -> Vec<Value> {
+    let log = node.log();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    assert!(!lines.is_empty(), "nothing was logged");
+    for line in &lines {
+        let time = line["timestamp"].as_str().unwrap();
+        let at = Timestamp::parse_rfc3339(time);
+        assert!(at.is_some() && time.ends_with('Z'), "{line}");
+        let level = line["level"].as_str().unwrap();
+        assert!(
+            ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&level),
+            "{line}"
+        );
+        assert!(
+            line["target"].as_str().is_some_and(|t| !t.is_empty()),
+            "{line}"
+        );
+        let message = line["fields"]["message"].as_str();
+        assert!(message.is_some_and(|m| !m.is_empty()), "{line}");
+    }
+    lines
+}
+
+#[test]
+fn a_json_log_has_a_document_a_line_with_time_level_target_and_message() {
+    let stage = Stage::new();
+    let (node, _) = configured(&stage, "[log]\nformat = \"json\"\nfilter = \"debug\"\n");
+    node.start();
+    reload(&node);
+    node.stop();
+    let lines = json_lines(&node);
+    let ready = lines.iter().find(|l| l["fields"]["message"] == "ready");
+    let ready = ready.expect("it says that it is ready");
+    assert_eq!(ready["level"], "INFO");
+    assert_eq!(ready["target"], "cbfsd::daemon");
+    // What the message is about are fields of their own.
+    let socket = node.socket();
+    assert_eq!(ready["fields"]["socket"], socket.to_str().unwrap());
+
+    // By the option too, whatever the file says; and of a daemon that cannot start.
+    let (node, _) = configured(&stage, "[log]\nformat = \"text\"\n");
+    let twin = node.twin("twin");
+    twin.start();
+    assert!(
+        twin.log().contains(" INFO cbfsd::daemon: ready"),
+        "{}",
+        twin.log()
+    );
+    let mut refused = node.command();
+    refused.args(["util", "cbfsd", "--", "--log-json"]);
+    let refused = Ran::of(&mut refused);
+    assert_eq!(refused.code, Some(11), "{refused:?}");
+    let last = refused.stderr.lines().last().unwrap();
+    let last: Value = serde_json::from_str(last).unwrap_or_else(|e| panic!("{e}: {refused:?}"));
+    assert_eq!(last["level"], "ERROR");
+    twin.stop();
+}
+
+#[test]
+fn a_log_for_the_journal_goes_to_stderr_where_there_is_no_journal() {
+    let stage = Stage::new();
+    let (node, _) = configured(&stage, "[log]\nformat = \"journald\"\n");
+    node.start();
+    node.stop();
+    let log = node.log();
+    if Path::new("/run/systemd/journal/socket").exists() {
+        assert!(!log.contains("ready"), "{log}");
+    } else {
+        assert!(log.contains("the journal cannot be reached"), "{log}");
+        assert!(log.contains("cbfsd::daemon: ready"), "{log}");
+    }
 }

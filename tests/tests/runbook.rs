@@ -287,5 +287,5 @@ fn the_runbook_leads_to_a_master_on_a_node_that_has_nothing_but_the_bucket() {
     let again = bravo
         .node
         .ctl(["epoch", "promote", "home", "--previous-epoch", "1", "--yes"]);
-    again.fails(11, &["is not the latest"]);
+    again.fails(11, &["this node is the master"]);
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
 use cbfs_tests::terminal::Terminal;
-use cbfs_tests::{Master, Node, Ran, Stage, cbfsctl, needs_fuse, needs_tools};
+use cbfs_tests::{Disk, Master, Node, Ran, Stage, cbfsctl, needs_fuse, needs_tools, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -177,6 +177,78 @@ fn the_helper_of_mount_mounts_masters_and_snapshots_with_the_exit_codes_of_mount
 
 fn findings(ran: &Ran) -> Vec<Value> {
     serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
+}
+
+/// The findings of one check that `doctor` does with this exit code; what is wrong must have a remedy.
+fn diagnosed(node: &Node, code: i32, check: &str) -> Vec<Value> {
+    let ran = node.ctl(["doctor", "--json"]);
+    assert_eq!(ran.code, Some(code), "{ran:?}");
+    let mut all = findings(&ran);
+    for finding in all.iter().filter(|f| f["status"] != "ok") {
+        assert!(finding["remedy"].is_string(), "{finding}");
+    }
+    all.retain(|f| f["check"] == check);
+    all
+}
+
+#[test]
+fn doctor_warns_of_a_disk_that_is_almost_full() {
+    if Disk::Tmpfs.is_missing() {
+        return;
+    }
+    let stage = Stage::new();
+    let node = stage.node("a");
+    fs::create_dir_all(node.state_dir()).unwrap();
+    Disk::Tmpfs.mount(&node.state_dir(), Path::new("none"), 64);
+    let disk = &diagnosed(&node, 0, "disk")[0];
+    assert_eq!(disk["status"], "warning", "{disk}");
+    let kind = &diagnosed(&node, 0, "disk type")[0];
+    assert_eq!(kind["status"], "warning", "{kind}");
+}
+
+#[test]
+fn doctor_takes_a_socket_that_nobody_listens_on_for_no_daemon() {
+    let stage = Stage::new();
+    let node = stage.node("a");
+    drop(std::os::unix::net::UnixListener::bind(node.socket()).unwrap());
+    let daemon = &diagnosed(&node, 0, "daemon")[0];
+    assert_eq!(daemon["status"], "ok", "{daemon}");
+    let said = daemon["message"].as_str().unwrap();
+    assert!(said.contains("does not run"), "{daemon}");
+}
+
+#[cfg(debug_assertions)] // a release daemon keeps to the machine's clock
+#[test]
+fn doctor_compares_the_clock_with_that_of_the_bucket() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    let beside = |clocks: &[Value], text: &str| {
+        let said = clocks.iter().filter_map(|c| c["message"].as_str());
+        said.into_iter().any(|said| said.contains(text))
+    };
+    // The daemon leaves its sign of life when the mount has come.
+    let url = format!("that of {}", m.bucket.url());
+    wait_until("a sign of life", || {
+        beside(&diagnosed(&m.node, 0, "clock"), &url)
+    });
+    let clocks = diagnosed(&m.node, 0, "clock");
+    assert!(clocks.iter().all(|c| c["status"] == "ok"), "{clocks:?}");
+
+    let ahead = m.stage.path("ahead");
+    fs::write(&ahead, "7200").unwrap();
+    m.node
+        .set("CBFS_CLOCK_OFFSET_FILE", ahead.to_str().unwrap());
+    m.node.stop();
+    m.node.start();
+    let wrong = format!("ahead of {url}");
+    wait_until("a sign with the wrong time", || {
+        beside(&diagnosed(&m.node, 0, "clock"), &wrong)
+    });
+    let clocks = diagnosed(&m.node, 0, "clock");
+    assert!(
+        clocks.iter().any(|c| c["status"] == "warning"),
+        "{clocks:?}"
+    );
 }
 
 #[test]

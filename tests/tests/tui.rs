@@ -4,7 +4,11 @@
 
 use cbfs_tests::terminal::Terminal;
 use cbfs_tests::{Master, Node, cbfsctl, needs_fuse, needs_tools};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The TUI of the master's node; when it ends, the terminal says how and stays.
 fn watch(master: &Master, size: (u16, u16), options: &str) -> Terminal {
@@ -13,16 +17,33 @@ fn watch(master: &Master, size: (u16, u16), options: &str) -> Terminal {
 
 /// The TUI of a node on the master's stage.
 fn watch_node(master: &Master, node: &Node, size: (u16, u16), options: &str) -> Terminal {
+    watch_in(master, node, size, options, &[])
+}
+
+/// The same, with more in its environment.
+fn watch_in(
+    master: &Master,
+    node: &Node,
+    size: (u16, u16),
+    options: &str,
+    more: &[(&str, &Path)],
+) -> Terminal {
     let command = format!(
         "'{}' tui {options}; echo ended with $?; stty -a | grep -o ' -\\?icanon'; exec cat",
         cbfsctl().display()
     );
-    let environment = [
-        ("CBFS_SOCKET", &*node.socket()),
-        ("CBFS_STATE_DIR", &*node.state_dir()),
-        ("XDG_CONFIG_HOME", &*master.stage.path("no-config")),
+    let (socket, state_dir) = (node.socket(), node.state_dir());
+    let no_config = master.stage.path("no-config");
+    let mut environment = vec![
+        ("CBFS_SOCKET", &*socket),
+        ("CBFS_STATE_DIR", &*state_dir),
+        ("XDG_CONFIG_HOME", &*no_config),
     ];
-    Terminal::run(master.stage.path("tmux"), size, &environment, &command)
+    environment.extend(more);
+    // A server that is just ending would refuse a new session.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let tmux = format!("tmux-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    Terminal::run(master.stage.path(tmux), size, &environment, &command)
 }
 
 /// Whether some line holds all of these.
@@ -174,6 +195,193 @@ fn without_a_terminal_it_says_what_to_use_instead() {
         .node
         .ctl(["status", "--socket", "/a", "--socket", "/b"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
+}
+
+/// The colours (SGR parameters) on the screen: `38;5;99`, `48;2;1;2;3`.
+fn colours(screen: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for sequence in screen.split("\x1b[").skip(1) {
+        let Some((parameters, _)) = sequence.split_once('m') else {
+            continue;
+        };
+        let mut parameters = parameters.split(';');
+        while let Some(parameter) = parameters.next() {
+            let count = match (parameter, parameters.clone().next()) {
+                ("38" | "48", Some("5")) => 2,
+                ("38" | "48", Some("2")) => 4,
+                _ => continue,
+            };
+            let more = parameters.by_ref().take(count);
+            let all: Vec<&str> = [parameter].into_iter().chain(more).collect();
+            found.insert(all.join(";"));
+        }
+    }
+    found
+}
+
+#[test]
+fn themes_come_by_name_by_file_and_from_the_users_own_and_no_color_is_heeded() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    let by_name = master.stage.path("mine.toml");
+    fs::write(
+        &by_name,
+        "ascii = true\n[styles]\nfocus = { fg = \"#123456\" }\n",
+    )
+    .unwrap();
+    let config = master.stage.dir("config");
+    fs::create_dir(config.join("cbfs")).unwrap();
+    let own = "base = \"monochrome\"\n[styles]\nfocus = { fg = \"99\" }\n";
+    fs::write(config.join("cbfs/tui.toml"), own).unwrap();
+    let home = master.stage.dir("someone");
+    fs::create_dir_all(home.join(".config")).unwrap();
+    std::os::unix::fs::symlink(config.join("cbfs"), home.join(".config/cbfs")).unwrap();
+
+    let file = format!("--theme {}", by_name.display());
+    let (xdg, empty, one) = ("XDG_CONFIG_HOME", Path::new(""), Path::new("1"));
+    let of_home = [(xdg, empty), ("HOME", &*home)];
+    // The options, the environment, a colour that must be there, and whether there may be others.
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a Path)], &'a str, bool);
+    let rows: [Row<'_>; 7] = [
+        ("", &[], "48;5;6", true),
+        ("--theme high-contrast", &[], "48;5;11", true),
+        ("--theme monochrome", &[], "", false),
+        (&file, &[], "38;2;18;52;86", true),
+        ("", &[(xdg, &*config)], "38;5;99", false),
+        ("", &of_home, "38;5;99", false),
+        ("", &[(xdg, &*config), ("NO_COLOR", one)], "", false),
+    ];
+    for (options, environment, colour, others) in rows {
+        let terminal = watch_in(&master, &master.node, (80, 24), options, environment);
+        let plain = terminal.wait_for("home");
+        let screen = terminal.coloured_screen();
+        let found = colours(&screen);
+        let told = format!("{options:?} {environment:?}: {found:?}\n{screen}");
+        if colour.is_empty() {
+            assert!(found.is_empty(), "{told}");
+        } else {
+            assert!(found.contains(colour), "{told}");
+            assert!(others || found.len() == 1, "{told}");
+        }
+        assert_eq!(plain.is_ascii(), options == file, "{plain}");
+    }
+
+    fs::write(&by_name, "[styles]\nfocus = { fg = \"greenish\" }\n").unwrap();
+    let terminal = watch(&master, (120, 24), &file);
+    let screen = terminal.wait_for("ended with 2");
+    assert!(screen.contains("greenish"), "{screen}");
+}
+
+#[test]
+fn two_daemons_are_watched_at_once_and_one_may_go() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    master.snapshot();
+    let slave = master.slave(1);
+    let sockets = format!(
+        "--socket {} --socket {}",
+        master.node.socket().display(),
+        slave.node.socket().display()
+    );
+    let terminal = watch(&master, (120, 40), &sockets);
+    terminal.wait_until("two connected daemons", |s| {
+        s.lines()
+            .next()
+            .unwrap_or_default()
+            .matches("● connected")
+            .count()
+            == 2
+    });
+    terminal.wait_until("master and slave", |s| {
+        line_with(s, &["home", "rw e1"]) && line_with(s, &["home", "ro @1"])
+    });
+    slave.node.kill9();
+    terminal.wait_until("one lost daemon", |s| {
+        let first = s.lines().next().unwrap_or_default();
+        first.contains("● connected") && first.contains("✖ lost")
+    });
+    // What is asked goes to the daemon of the selected instance.
+    terminal.press(&["Home", "s", "Enter"]);
+    terminal.wait_until("second snapshot", |s| line_with(s, &["2 ✔ complete"]));
+    slave.node.start();
+    terminal.wait_until("both again", |s| {
+        s.lines()
+            .next()
+            .unwrap_or_default()
+            .matches("● connected")
+            .count()
+            == 2
+    });
+}
+
+#[test]
+fn a_click_selects_a_row() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    for _ in 0..3 {
+        master.snapshot();
+    }
+    let terminal = watch(&master, (80, 24), "");
+    let selected = |n: u64| move |s: &str| line_with(s, &[&format!("▸    {n} ✔ complete")]);
+    terminal.press(&["2"]);
+    let screen = terminal.wait_until("the latest snapshot", selected(3));
+    let row = screen.lines().position(|l| l.contains("1 ✔ complete"));
+    let row = row.expect("snapshot 1 is on the screen") + 1;
+    let column = 40;
+    terminal.send(&format!("\x1b[<0;{column};{row}M\x1b[<0;{column};{row}m"));
+    terminal.wait_until("the oldest snapshot", selected(1));
+    // The wheel moves by three rows.
+    terminal.send(&format!("\x1b[<64;{column};{row}M"));
+    terminal.wait_until("the latest snapshot", selected(3));
+}
+
+#[test]
+fn a_daemon_that_stands_still_is_told_and_keys_go_on() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    let terminal = watch(&master, (120, 40), "");
+    terminal.wait_for("● connected");
+    master.node.pause();
+    terminal.wait_for("⚠ no answer for");
+    // What waits for the daemon holds nobody, and what needs none works.
+    terminal.press(&["s", "Enter", "2", "z"]);
+    terminal.wait_until("one pane", |s| !s.contains("File systems"));
+    terminal.press(&["z", "?"]);
+    terminal.wait_for("Keys");
+    terminal.press(&["Escape"]);
+    master.node.go_on();
+    terminal.wait_for("● connected");
+    terminal.wait_until("the snapshot", |s| line_with(s, &["1 ✔ complete"]));
+    master.node.pause();
+    terminal.press(&["q"]);
+    terminal.wait_for("ended with 0");
+    master.node.go_on();
+}
+
+#[test]
+fn a_follower_is_mounted_with_the_dialog() {
+    needs_fuse!();
+    needs_tools!("tmux", "stty");
+    let master = Master::new();
+    master.snapshot();
+    let slave = master.slave(1);
+    let terminal = watch_node(&master, &slave.node, (120, 40), "");
+    terminal.wait_for("▸home");
+    let dir = master.stage.dir("follower");
+    terminal.press(&["m"]);
+    terminal.wait_for("follow every");
+    terminal.press(&[dir.to_str().unwrap(), "Tab", "Tab", "1s", "Tab", "@latest"]);
+    terminal.wait_for(&format!("{}@latest", master.fs));
+    terminal.press(&["Enter"]);
+    terminal.wait_until("no dialog", |s| !s.contains("follow every"));
+    fs::write(master.at("news"), "of today").unwrap();
+    master.snapshot();
+    terminal.wait_until("the follower", |s| line_with(s, &["home", "@2"]));
+    assert_eq!(fs::read_to_string(dir.join("news")).unwrap(), "of today");
 }
 
 /// The TUI's process: the child of the terminal's shell.

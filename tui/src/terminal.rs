@@ -70,6 +70,56 @@ fn now() -> Moment {
     Moment::from(System.now())
 }
 
+/// When to draw, and when to let time go on: at most 30 screens a second, however much happens, and one when nothing does.
+struct Pace {
+    /// Something changed since the last screen.
+    changed: bool,
+    drawn: Option<Instant>,
+    ticked: Instant,
+}
+
+impl Pace {
+    fn from(now: Instant) -> Pace {
+        Pace {
+            changed: true,
+            drawn: None,
+            ticked: now,
+        }
+    }
+
+    fn frame_due(&self, now: Instant) -> Duration {
+        let since = self.drawn.map_or(FRAME, |at| now.duration_since(at));
+        FRAME.saturating_sub(since)
+    }
+
+    /// Whether a screen is to be drawn now; it counts as drawn then.
+    fn draws(&mut self, now: Instant) -> bool {
+        if !self.changed || !self.frame_due(now).is_zero() {
+            return false;
+        }
+        (self.changed, self.drawn) = (false, Some(now));
+        true
+    }
+
+    /// Whether a tick is due now; it counts as done then.
+    fn ticks(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.ticked) < TICK {
+            return false;
+        }
+        (self.changed, self.ticked) = (true, now);
+        true
+    }
+
+    /// How long to wait for a message.
+    fn patience(&self, now: Instant) -> Duration {
+        let tick_due = TICK.saturating_sub(now.duration_since(self.ticked));
+        match self.changed {
+            true => self.frame_due(now).min(tick_due),
+            false => tick_due,
+        }
+    }
+}
+
 /// Until it is to end: take messages, change the state, draw.
 fn turn(
     terminal: &mut Terminal<CrosstermBackend<io::Stdout>>,
@@ -78,28 +128,17 @@ fn turn(
     messages: &Receiver<Message>,
     workers: &Workers,
 ) -> io::Result<()> {
-    let mut drawn: Option<Instant> = None;
-    let mut ticked = Instant::now();
-    let mut changed = true;
+    let mut pace = Pace::from(Instant::now());
     while !state.quit {
-        let frame_due = drawn.map_or(Duration::ZERO, |at| FRAME.saturating_sub(at.elapsed()));
-        if changed && frame_due.is_zero() {
+        if pace.draws(Instant::now()) {
             settle(&mut state);
             terminal.draw(|frame| {
                 let area = frame.area();
                 state.size = (area.width, area.height);
                 draw(frame, &state, look);
             })?;
-            drawn = Some(Instant::now());
-            changed = false;
         }
-        let tick_due = TICK.saturating_sub(ticked.elapsed());
-        let patience = if changed {
-            frame_due.min(tick_due)
-        } else {
-            tick_due
-        };
-        let first = match messages.recv_timeout(patience) {
+        let first = match messages.recv_timeout(pace.patience(Instant::now())) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -108,13 +147,11 @@ fn turn(
         let all: Vec<Message> = first.into_iter().chain(waiting).collect();
         state.now = now();
         for message in all {
-            changed = true;
+            pace.changed = true;
             let effects = update(&mut state, message);
             workers.carry_out(effects);
         }
-        if ticked.elapsed() >= TICK {
-            ticked = Instant::now();
-            changed = true;
+        if pace.ticks(Instant::now()) {
             let effects = update(&mut state, Message::Tick);
             workers.carry_out(effects);
         }
@@ -216,4 +253,37 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         .spawn(work)
         .map(drop)
         .context(|| "a thread could not be started".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Screens in ten seconds in which messages come so often, as [`turn`] goes round.
+    fn screens(every: Duration) -> u32 {
+        let begin = Instant::now();
+        let (mut now, mut next_message) = (begin, begin + every);
+        let mut pace = Pace::from(begin);
+        let mut drawn = 0;
+        while now.duration_since(begin) < Duration::from_secs(10) {
+            drawn += u32::from(pace.draws(now));
+            now = next_message.min(now + pace.patience(now));
+            if now == next_message {
+                next_message += every;
+                pace.changed = true;
+            }
+            pace.ticks(now);
+        }
+        drawn
+    }
+
+    #[test]
+    fn a_storm_of_events_draws_thirty_screens_a_second_and_quiet_one() {
+        let storm = screens(Duration::from_micros(100));
+        assert!((290..=304).contains(&storm), "{storm}");
+        let busy = screens(Duration::from_millis(100));
+        assert!((95..=112).contains(&busy), "{busy}");
+        let quiet = screens(Duration::from_secs(3600));
+        assert!((10..=11).contains(&quiet), "{quiet}");
+    }
 }

@@ -121,9 +121,11 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome<ExitCode> {
         let style = output.style();
         for finding in &findings {
             if let Some(remedy) = &finding.remedy {
+                // The whole of it: a narrow terminal has only its beginning in the table.
                 let check = style.bold(format_args!("{}:", finding.check));
-                let remedy = remedy.replace('\n', "\n    ");
-                output.line(format_args!("\n{check} {remedy}"))?;
+                let (message, remedy) =
+                    (printable(&finding.message), remedy.replace('\n', "\n    "));
+                output.line(format_args!("\n{check} {message}\n    {remedy}"))?;
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::bucket_option::BucketOption;
 use crate::client::DaemonClient;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Unheard};
 use crate::log_text;
 use crate::output::{Outcome, Output, Stop};
 use crate::published_history::{self, Gap};
@@ -96,6 +96,17 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         );
         return Err(error.hint("write FS --since @SNAP").into());
     }
+    let parting = "interrupted: temporary files stay behind";
+    let interrupt = Interrupt::install(parting, Unheard::End)?;
+    interrupt.during(|| print(args, &target, &interrupt, context))
+}
+
+fn print(
+    args: &Args,
+    target: &FsAndSnapshot,
+    interrupt: &Interrupt,
+    context: &mut Context,
+) -> Outcome {
     let client = context.client()?;
     let found = target::locate(target.fs.as_str(), &args.bucket, &client).and_then(|located| {
         let bucket = located.open_bucket()?;
@@ -111,7 +122,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             let text =
                 "only what this node still has is shown, with the names that are known from it";
             context.output.warning(format_args!("{text}: {e}"));
-            return local(args, &fs, &client, context);
+            return local(args, &fs, &client, interrupt, context);
         }
         found => found?,
     };
@@ -120,7 +131,6 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let cut_of = |selector: &SnapshotSelector| wanted.cut_of(&history, selector);
     let filter = filter(args, &cut_of, System.now())?;
     let scratch = Arc::new(Scratch::new()?);
-    let interrupt = Interrupt::install("interrupted again: temporary files stay behind")?;
     let latest = manifests.last().map_or(Xid(0), |m| m.xid.to);
     let recent = |m: &Manifest| !ends_before(m, filter.after);
     let range = (filter.from, filter.to);
@@ -137,7 +147,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             None => None,
         });
     }
-    let mut printer = Printer::new(filter, &mut context.output, &interrupt);
+    let mut printer = Printer::new(filter, &mut context.output, interrupt);
     for (run, base) in runs.iter().zip(&bases) {
         for gap in &run.gaps {
             printer.gap(gap)?;
@@ -202,7 +212,13 @@ impl Published {
 }
 
 /// The bucket is away: what the daemon's journal still has.
-fn local(args: &Args, fs: &Handle, client: &DaemonClient, context: &mut Context) -> Outcome {
+fn local(
+    args: &Args,
+    fs: &Handle,
+    client: &DaemonClient,
+    interrupt: &Interrupt,
+    context: &mut Context,
+) -> Outcome {
     let requests = client.snapshots(&fs.to_string())?;
     let cut_of = |selector: &SnapshotSelector| {
         let complete = requests
@@ -221,9 +237,8 @@ fn local(args: &Args, fs: &Handle, client: &DaemonClient, context: &mut Context)
         })
     };
     let filter = filter(args, &cut_of, System.now())?;
-    let interrupt = Interrupt::install("interrupted again")?;
     let from = filter.from;
-    let mut printer = Printer::new(filter, &mut context.output, &interrupt);
+    let mut printer = Printer::new(filter, &mut context.output, interrupt);
     let mut begun = false;
     let answer = client.change_log(&fs.to_string(), Xid(0), args.follow, &mut |line| {
         let Some(line) = line else {

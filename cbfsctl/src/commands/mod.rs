@@ -18,6 +18,7 @@ mod umount;
 mod util;
 mod warm;
 
+pub(crate) use tui::{NAME as LIVE_VIEW, as_called as tui_as_called};
 pub(crate) use util::{daemon_command, is_called_as_daemon, run_daemon};
 
 use crate::cli::GlobalOptions;
@@ -60,6 +61,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether it may be the daemon, which is known by the name of its first thread.
+    pub(crate) fn is_daemon(&self) -> bool {
+        matches!(self, Command::Util(_))
+    }
+
     /// Whether it says itself what is wrong with the settings.
     pub(crate) fn looks_at_settings(&self) -> bool {
         matches!(self, Command::Doctor(_))

@@ -4,8 +4,8 @@ use super::Context;
 use crate::bucket_option::BucketOption;
 use crate::client::DaemonClient;
 use crate::daemon_process::{self, DaemonPlace};
-use crate::interrupt::Interrupt;
-use crate::output::{Outcome, printable};
+use crate::interrupt::{Interrupt, Unheard};
+use crate::output::{Outcome, Stop, printable};
 use crate::quantities;
 use crate::target;
 use cbfs_core::api::{MountRequest, Role};
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     }
     let place = DaemonPlace::of_this_node(&context.socket)?;
     let client = context.client()?;
-    // Not installed: Ctrl-C ends this command at once, whatever the daemon does goes on.
+    // Not installed: Ctrl-C ends this command at once, the daemon starts all the same.
     let (_, started) = daemon_process::ensure_running(&place, &client, &Interrupt::default())?;
     if let Some(daemon) = started {
         let log = place.log();
@@ -86,7 +86,13 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             printable(&log.to_string_lossy())
         ));
     }
-    let instance = client.mount(&request)?;
+    let interrupt = Interrupt::install("not waiting any longer", Unheard::End)?;
+    let mounted = interrupt.during(|| client.mount(&request));
+    if matches!(mounted, Err(Stop::Interrupted)) {
+        let text = "the daemon may still mount it: `cbfsctl instance list` tells";
+        context.output.warning(text);
+    }
+    let instance = mounted?;
     if context.output.is_json() {
         return context.output.json(&instance);
     }

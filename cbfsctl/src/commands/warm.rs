@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::client::DaemonClient;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Unheard};
 use crate::output::{Outcome, Output, printable};
 use crate::progress::Progress;
 use crate::{quantities, target};
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         let text = format!("{} is not mounted", instance.id);
         Error::new(ErrorKind::Conflict, text).hint("`cbfsctl mount` mounts it")
     })?;
-    let interrupt = Interrupt::install("interrupted again")?;
+    let interrupt = Interrupt::install("interrupted; what is here is here", Unheard::End)?;
     let root = look_at(&mount_point)?;
     let mut warming = Warming {
         client: &client,
@@ -110,10 +110,12 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
                 .into());
         }
     }
-    let walked = tops
-        .iter()
-        .try_for_each(|top| warming.walk(top, top == &mount_point))
-        .and_then(|()| warming.send());
+    let walked = interrupt.during(|| {
+        for top in &tops {
+            warming.walk(top, top == &mount_point)?;
+        }
+        warming.send()
+    });
     let Warming {
         shown, progress, ..
     } = warming;

@@ -230,27 +230,26 @@ impl Manager {
         let resumed = own.as_ref().is_some_and(|note| {
             note.nonce == current.nonce && note.epoch.0 == previous.0.saturating_add(1)
         });
+        let open = self.open.lock().get(&fs.to_string()).cloned();
+        let open = open.map(|open| open.config.lock().epoch);
+        if open == Some(current.epoch) {
+            let text = format!(
+                "this node is the master of {fs}, in epoch {}",
+                current.epoch
+            );
+            let hint = format!("`cbfsctl mount {fs} DIR` mounts it");
+            return Err(Error::new(ErrorKind::Conflict, text).hint(hint));
+        }
         if !resumed && current.epoch != previous {
             return Err(not_the_latest(fs, previous, current));
         }
-        if let Some(open) = self.open.lock().get(&fs.to_string()) {
-            let epoch = open.config.lock().epoch;
-            let (text, hint) = if epoch == current.epoch {
-                (
-                    format!("this node is the master of {fs}, in epoch {epoch}"),
-                    format!("`cbfsctl mount {fs} DIR` mounts it"),
-                )
-            } else {
-                (
-                    format!(
-                        "this node still has the master of epoch {epoch} of {fs}, which is fenced"
-                    ),
-                    format!(
-                        "`cbfsctl instance export {fs}` saves what it has not published, then \
-                         `cbfsctl instance demote {fs}`"
-                    ),
-                )
-            };
+        if let Some(epoch) = open {
+            let text =
+                format!("this node still has the master of epoch {epoch} of {fs}, which is fenced");
+            let hint = format!(
+                "`cbfsctl instance export {fs}` saves what it has not published, then \
+                 `cbfsctl instance demote {fs}`"
+            );
             return Err(Error::new(ErrorKind::Conflict, text).hint(hint));
         }
         if dir.join("instance.toml").exists() || dir.join("kvs").exists() {

@@ -1,5 +1,5 @@
 //! Ending what waits for a bucket: a daemon that stops, or a snapshot that is withdrawn, must not wait until a
-//! store answers or the last try is over.
+//! store answers or the last try is over; nor somebody who pressed Ctrl-C.
 //!
 //! A thread that works for somebody does so within the somebody's [`Cancellation::scope`]. When it is cancelled
 //! the request at hand is abandoned, and nothing is tried again: the thread gets an error of kind
@@ -72,19 +72,19 @@ impl Cancellation {
     }
 
     /// That of the scope this thread is in.
-    pub(super) fn current() -> Option<Cancellation> {
+    pub fn current() -> Option<Cancellation> {
         CURRENT.with_borrow(|scopes| scopes.last().cloned())
     }
 
     /// Sleep, until it is cancelled.
-    pub(super) fn sleep(&self, pause: Duration) {
+    pub fn sleep(&self, pause: Duration) {
         let until = Instant::now() + pause;
         let mut cancelled = self.0.cancelled.lock();
         while !*cancelled && !self.0.changed.wait_until(&mut cancelled, until).timed_out() {}
     }
 
     /// Ends when it is cancelled.
-    pub(super) async fn cancelled(&self) {
+    pub async fn cancelled(&self) {
         let mut told = self.0.told.subscribe();
         // Our own sender lives as long as we do.
         let _ = told.wait_for(|cancelled| *cancelled).await;

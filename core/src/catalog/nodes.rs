@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::format::node::NodeSign;
 use crate::format::{self, keys};
 use crate::handle::Handle;
+use crate::inode::Timestamp;
 
 /// Replace the sign of life of a node. One PUT.
 ///
@@ -49,6 +50,25 @@ pub fn node_signs(bucket: &dyn Bucket, fs: &Handle) -> Result<Vec<(String, Resul
         }
     }
     Ok(signs)
+}
+
+/// How far the clock of a node is ahead of the store's (negative: behind), in nanoseconds: its last sign of life says when
+/// that was written by the one, and the store by the other. The way there counts as ahead of nothing: seconds say
+/// little. `None` when it left no sign, or is just leaving one. A GET and two HEADs.
+///
+/// # Errors
+/// Those of the bucket and of the document.
+pub fn clock_ahead(bucket: &dyn Bucket, fs: &Handle, node: &str) -> Result<Option<i64>> {
+    let key = keys::absolute(fs, &keys::node(node))?;
+    let stored = bucket.head(&key)?;
+    let (Some(before), Some(sign)) = (&stored, node_sign(bucket, fs, node)?) else {
+        return Ok(None);
+    };
+    if bucket.head(&key)? != stored {
+        return Ok(None);
+    }
+    let written = Timestamp::parse_rfc3339(&sign.written_at);
+    Ok(written.map(|written| written.0.saturating_sub(before.modified.0)))
 }
 
 fn is_of_the_object(e: &Error) -> bool {

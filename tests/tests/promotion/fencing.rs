@@ -171,6 +171,9 @@ fn requests_that_wait_for_the_bucket_are_cancelled_when_a_later_epoch_is_found()
         });
     }
     assert_eq!(health(&master, &master.node), "fenced");
+    let watched = format!("home@{number}");
+    let watched = master.node.ctl(["snapshot", "watch", &watched]);
+    watched.fails(1, &["was cancelled", "instance export"]);
     assert_eq!(fs::read(master.at("unpublished")).unwrap(), b"kept");
 }
 

@@ -13,25 +13,9 @@ mod stopped;
 mod takeover;
 
 use cbfs_tests::contents::noise;
-use cbfs_tests::{Exactness, Fingerprint, Master, Node, Ran};
+use cbfs_tests::{Exactness, Fingerprint, Master, Node, Ran, wait_until};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How long something may take that is waited for, on a busy machine and in debug.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Wait until `done` says so.
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !done() {
-        assert!(
-            started.elapsed() < PATIENCE,
-            "{what}: not within {PATIENCE:?}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// A tree with all kinds of contents, and a complete snapshot of it.
 fn master_with_a_snapshot() -> Master {

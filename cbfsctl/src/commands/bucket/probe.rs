@@ -5,7 +5,7 @@
 
 use super::super::Context;
 use crate::bucket_option;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Unheard};
 use crate::output::{Outcome, Output, printable};
 use crate::quantities;
 use cbfs_core::bucket::{
@@ -108,8 +108,10 @@ struct Report {
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let url = bucket_option::parse(&args.url)?;
-    let interrupt =
-        Interrupt::install("interrupted again: objects named cbfs-probe-* stay behind")?;
+    let interrupt = Interrupt::install(
+        "interrupted again: objects named cbfs-probe-* stay behind",
+        Unheard::Wait,
+    )?;
     let bucket = bucket::open(&url, false).or_else(|e| match e {
         // A directory that may not be written can still be read.
         BucketError::Denied { .. } => bucket::open(&url, true),

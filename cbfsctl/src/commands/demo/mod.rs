@@ -10,7 +10,7 @@ mod tour;
 use super::Context;
 use crate::bucket_option;
 use crate::fuse_preflight;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Unheard};
 use crate::output::{Outcome, Stop};
 use crate::progress::Progress;
 use crate::quantities::{bytes, count, per_second, plural};
@@ -75,16 +75,18 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         "stopped at once; what is left lies in {}",
         stage.dir.display()
     );
-    let interrupt = Interrupt::install(&parting)?;
+    let interrupt = Interrupt::install(&parting, Unheard::Wait)?;
 
     let mut narrator = Narrator::new(&mut context.output);
-    let result = perform(
-        &sources,
-        own_bucket.as_ref(),
-        &mut stage,
-        &interrupt,
-        &mut narrator,
-    );
+    let result = interrupt.during(|| {
+        perform(
+            &sources,
+            own_bucket.as_ref(),
+            &mut stage,
+            &interrupt,
+            &mut narrator,
+        )
+    });
     let total = narrator.total();
     let (steps, _) = narrator.into_steps();
 

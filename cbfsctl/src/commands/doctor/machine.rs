@@ -14,7 +14,9 @@ const YEAR_2024: i64 = 1_704_067_200;
 
 pub(super) fn findings() -> Vec<Finding> {
     let mut findings = vec![fuse()];
-    findings.extend(helper(geteuid().is_root()));
+    let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+    let helper_is = fuse_preflight::fusermount();
+    findings.extend(helper(geteuid().is_root(), helper_is.as_deref(), &conf));
     findings.push(open_files(getrlimit(Resource::Nofile).maximum));
     findings.push(clock());
     findings
@@ -27,18 +29,17 @@ fn fuse() -> Finding {
     }
 }
 
-/// What users other than root need.
-fn helper(root: bool) -> Vec<Finding> {
+/// What users other than root need: the helper that mounts for them, and a line in fuse.conf.
+fn helper(root: bool, fusermount: Option<&Path>, conf: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let install = "apt-get install fuse3 (or dnf install fuse3)";
-    findings.push(match fuse_preflight::fusermount() {
+    findings.push(match fusermount {
         Some(path) => Finding::ok("fusermount3", path.display().to_string()),
         None if root => Finding::ok("fusermount3", "not installed; root mounts without it"),
         None => Finding::problem("fusermount3", "not installed", install),
     });
     if !root {
-        let allowed = fs::read_to_string("/etc/fuse.conf").is_ok_and(|text| allows_other(&text));
-        findings.push(if allowed {
+        findings.push(if allows_other(conf) {
             Finding::ok("fuse.conf", "user_allow_other is set")
         } else {
             Finding::warning(
@@ -103,6 +104,19 @@ mod tests {
     fn a_commented_line_allows_nothing() {
         assert!(!allows_other("#user_allow_other\nmount_max = 1000\n"));
         assert!(allows_other("# x\nuser_allow_other\n"));
+    }
+
+    #[test]
+    fn a_missing_fusermount3_is_a_problem_of_users_only() {
+        let of = |root, fusermount: Option<&str>| {
+            let mut found = helper(root, fusermount.map(Path::new), "user_allow_other\n");
+            found.remove(0)
+        };
+        assert_eq!(of(false, Some("/usr/bin/fusermount3")).status, Status::Ok);
+        let missing = of(false, None);
+        assert_eq!(missing.status, Status::Problem);
+        assert!(missing.remedy.unwrap().contains("install fuse3"));
+        assert_eq!(of(true, None).status, Status::Ok);
     }
 
     #[test]

@@ -11,9 +11,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Less room than this is told, in bytes.
 const ROOM: u64 = 1 << 30;
+
+/// A clock may differ so much from that of a bucket: seconds go by on the way.
+const CLOCK: Duration = Duration::from_secs(60);
 
 /// Magic numbers of statfs(2), and whether a state directory is safe there.
 const KINDS: [(u32, &str, Option<&str>); 12] = [
@@ -91,6 +95,9 @@ pub(super) fn findings(option: &BucketOption, context: &Context) -> Result<Vec<F
         ));
     }
     findings.extend(buckets.iter().map(|url| one_bucket(url)));
+    if let Ok(status) = &status {
+        findings.extend(buckets.iter().filter_map(|url| bucket_clock(url, status)));
+    }
     Ok(findings)
 }
 
@@ -237,6 +244,34 @@ fn one_bucket(url: &str) -> Finding {
     }
 }
 
+/// The daemon's clock beside that of a bucket, as far as the daemon has left a sign there. A bucket that does not answer is
+/// told already.
+fn bucket_clock(url: &str, status: &DaemonStatus) -> Option<Finding> {
+    let bucket = bucket::open(&bucket_option::parse(url).ok()?, true).ok()?;
+    let here = status.instances.iter().filter(|i| i.bucket == url);
+    let mut clocks = here.filter_map(|i| {
+        let ahead = catalog::clock_ahead(&*bucket, &i.fs, &status.node);
+        ahead.ok().flatten()
+    });
+    clocks.next().map(|ahead| clock_beside(url, ahead))
+}
+
+/// `ahead`: nanoseconds.
+fn clock_beside(url: &str, ahead: i64) -> Finding {
+    let off = Duration::from_nanos(ahead.unsigned_abs());
+    let side = if ahead < 0 { "behind" } else { "ahead of" };
+    if off <= CLOCK {
+        return Finding::ok("clock", format!("that of {url}"));
+    }
+    let text = format!("{} {side} that of {url}", quantities::duration(off));
+    Finding::warning(
+        "clock",
+        text,
+        "set the clocks: timedatectl set-ntp true, or install chrony. Times in logs and schedules are wrong meanwhile, \
+         and S3 stores refuse requests from 15 minutes on",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Status;
@@ -247,6 +282,44 @@ mod tests {
         assert_eq!(file_system(0x0102_1994).status, Status::Warning);
         assert_eq!(file_system(0xef53).status, Status::Ok);
         assert_eq!(file_system(1).status, Status::Ok);
+    }
+
+    #[test]
+    fn a_daemon_of_another_version_is_a_warning_with_its_remedy() {
+        let status = |version: &str| -> DaemonStatus {
+            let value = serde_json::json!({
+                "version": version, "node": "n", "pid": 17, "started_at": "2026-03-14T08:00:00Z",
+                "state_dir": "/var/lib/cbfs", "instances": [], "snapshots": [],
+            });
+            serde_json::from_value(value).unwrap()
+        };
+        assert_eq!(
+            daemon(&status(env!("CARGO_PKG_VERSION"))).status,
+            Status::Ok
+        );
+        let other = daemon(&status("0.0.1"));
+        assert_eq!(other.status, Status::Warning);
+        assert!(other.message.contains("0.0.1"), "{}", other.message);
+        assert!(other.remedy.unwrap().contains("restart the daemon"));
+    }
+
+    #[test]
+    fn a_clock_that_is_minutes_off_is_a_warning() {
+        let second = 1_000_000_000;
+        assert_eq!(clock_beside("s3://b", -20 * second).status, Status::Ok);
+        let off = clock_beside("s3://b", -7200 * second);
+        assert_eq!(off.status, Status::Warning);
+        assert!(
+            off.message.contains("behind that of s3://b"),
+            "{}",
+            off.message
+        );
+        let off = clock_beside("s3://b", 90 * second);
+        assert!(
+            off.message.contains("ahead of that of s3://b"),
+            "{}",
+            off.message
+        );
     }
 
     #[test]

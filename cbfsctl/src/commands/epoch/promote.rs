@@ -4,8 +4,8 @@ use super::super::Context;
 use crate::bucket_option::BucketOption;
 use crate::confirmation::ConfirmOption;
 use crate::daemon_process::{self, DaemonPlace};
-use crate::interrupt::Interrupt;
-use crate::output::{Outcome, Output, printable};
+use crate::interrupt::{Interrupt, Unheard};
+use crate::output::{Outcome, Output, Stop, printable};
 use cbfs_core::api::{PromoteRequest, PromotionInfo, PromotionStep};
 use cbfs_core::ids::Epoch;
 
@@ -71,7 +71,16 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         args.confirm.ask(&what, &plan.fs, &mut context.output)?;
     }
     request.dry_run = false;
-    let done = client.promote(&plan.fs.to_string(), &request)?;
+    // From here on: at the question Ctrl-C ends the command at once.
+    let interrupt = Interrupt::install("not waiting any longer", Unheard::End)?;
+    let done = interrupt.during(|| client.promote(&plan.fs.to_string(), &request));
+    if matches!(done, Err(Stop::Interrupted)) {
+        context.output.warning(format_args!(
+            "the daemon may go on with the promotion: `cbfsctl epoch list {}` tells who is the master",
+            plan.fs
+        ));
+    }
+    let done = done?;
     if context.output.is_json() {
         return context.output.json(&done);
     }

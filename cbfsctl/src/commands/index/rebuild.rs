@@ -2,7 +2,7 @@
 
 use super::super::Context;
 use crate::bucket_option::BucketOption;
-use crate::output::{Outcome, Output, printable};
+use crate::output::{Outcome, Output, Stop, printable};
 use crate::quantities::{count, plural};
 use crate::snapshot_in_bucket::{Wanted, Work};
 use cbfs_core::bucket::Bucket;
@@ -66,16 +66,21 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let (bucket, fs_handle) = (&*wanted.bucket, &wanted.fs);
     check_empty(&args.to)?;
     let scratch = Scratch::new()?;
-    let mut work = Work::begin(context, 0)?;
-    let rebuilt = newest(bucket, fs_handle, &wanted.snapshot).and_then(|newest| {
+    let rebuilt = Work::run(context, 0, |work| {
+        let newest = newest(bucket, fs_handle, &wanted.snapshot)?;
         let links = if args.only {
             vec![newest]
         } else {
             chain(bucket, fs_handle, newest)?
         };
-        rebuild_all(bucket, fs_handle, links, args, &scratch, &mut work)
+        rebuild_all(bucket, fs_handle, links, args, &scratch, work)
     });
-    let shown = work.end(rebuilt)?;
+    if matches!(rebuilt, Err(Stop::Interrupted)) {
+        let dir = printable(&args.to.to_string_lossy());
+        let text = format_args!("interrupted: {dir} holds a part of the objects only");
+        context.output.message(text);
+    }
+    let shown = rebuilt?;
     let output = &mut context.output;
     if output.is_json() {
         output.json(&shown)?;

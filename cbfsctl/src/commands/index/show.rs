@@ -36,15 +36,14 @@ struct Shown {
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let wanted = Wanted::find(&args.snapshot, &args.bucket, context)?;
     let scratch = Arc::new(Scratch::new()?);
-    let work = Work::begin(context, 0)?;
-    let counted = wanted.open(&scratch).and_then(|snapshot| {
+    let shown = Work::run(context, 0, |_| {
+        let snapshot = wanted.open(&scratch)?;
         Ok(Shown {
             fs: wanted.fs.to_string(),
             number: snapshot.manifest().number.0,
             summary: snapshot.summary()?,
         })
-    });
-    let shown = work.end(counted)?;
+    })?;
     let output = &mut context.output;
     if output.is_json() {
         return output.json(&shown);

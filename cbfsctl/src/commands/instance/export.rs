@@ -1,8 +1,8 @@
 //! `cbfsctl instance export`.
 
 use super::super::Context;
-use crate::interrupt::Interrupt;
-use crate::output::{Outcome, Stop, printable};
+use crate::interrupt::{Interrupt, Unheard};
+use crate::output::{Outcome, printable};
 use crate::target;
 use cbfs_core::api::UnpublishedInfo;
 use cbfs_core::error::Context as _;
@@ -70,17 +70,18 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     match &args.output {
         Some(path) => {
             let describe = || format!("{} could not be written", path.display());
-            let interrupt = Interrupt::install("interrupted again: half a tar stays behind")?;
+            let parting = "interrupted again: half a tar stays behind";
+            let interrupt = Interrupt::install(parting, Unheard::Wait)?;
             let file = File::create_new(path).context(describe)?;
             let mut out = Interruptible {
                 out: BufWriter::with_capacity(1 << 20, file),
                 interrupt: &interrupt,
             };
-            let saved = client
-                .export_unpublished(&instance.id, &mut out)
-                .and_then(|()| out.flush().context(describe))
-                .and_then(|()| out.out.get_ref().sync_all().context(describe));
-            let saved = interrupt.check().and(saved.map_err(Stop::from));
+            let saved = interrupt.during(|| {
+                client.export_unpublished(&instance.id, &mut out)?;
+                out.flush().context(describe)?;
+                out.out.get_ref().sync_all().context(describe)
+            });
             if let Err(stop) = saved {
                 // Half a tar is worse than none.
                 if let Err(e) = std::fs::remove_file(path) {

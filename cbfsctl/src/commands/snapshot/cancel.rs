@@ -3,7 +3,7 @@
 use super::super::Context;
 use super::request;
 use crate::client::DaemonClient;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Unheard};
 use crate::output::{Outcome, printable};
 use cbfs_core::api::SnapshotInfo;
 use cbfs_core::snapshot::SnapshotState;
@@ -43,7 +43,8 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         return would(&request, context);
     }
     let mut info = client.cancel_snapshot(&fs, request.number)?;
-    let interrupt = Interrupt::install("not waiting any longer; the request stays withdrawn")?;
+    let parting = "not waiting any longer; the request stays withdrawn";
+    let interrupt = Interrupt::install(parting, Unheard::End)?;
     if !info.state.is_final() {
         let why = waits_for(&info, &client);
         let output = &mut context.output;
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     }
     while !info.state.is_final() {
         interrupt.pause(INTERVAL)?;
-        info = client.snapshot(&fs, request.number)?;
+        info = interrupt.during(|| client.snapshot(&fs, request.number))?;
     }
     let number = info.number;
     if info.state != SnapshotState::Cancelled {

@@ -2,8 +2,8 @@
 
 use super::super::Context;
 use crate::client::DaemonClient;
-use crate::interrupt::Interrupt;
-use crate::output::Outcome;
+use crate::interrupt::{Interrupt, Unheard};
+use crate::output::{Outcome, Stop, printable};
 use crate::quantities;
 use crate::snapshot_watch::{self, Watch};
 use crate::target;
@@ -51,7 +51,16 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         name: args.name.clone(),
         kind: SnapshotKind::User,
     };
-    let info = client.create_snapshot(&request)?;
+    let interrupt =
+        Interrupt::install("not waiting any longer; the snapshot goes on", Unheard::End)?;
+    let asked = interrupt.during(|| client.create_snapshot(&request));
+    if matches!(asked, Err(Stop::Interrupted)) {
+        context.output.warning(format_args!(
+            "the daemon may still take the request: `cbfsctl snapshot list {}` tells",
+            printable(&args.fs)
+        ));
+    }
+    let info = asked?;
     let output = &mut context.output;
     let Some(until) = args.wait else {
         return if output.is_json() {
@@ -63,7 +72,6 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     if !output.is_json() {
         output.line(info.number)?; // before waiting: a script may go on with it
     }
-    let interrupt = Interrupt::install("not waiting any longer; the snapshot goes on")?;
     let fs = info.fs.to_string();
     let (number, timeout) = (info.number, args.timeout);
     let watch = Watch {

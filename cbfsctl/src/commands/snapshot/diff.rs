@@ -102,12 +102,9 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
             .into());
     }
     let scratch = Arc::new(Scratch::new()?);
-    let work = Work::begin(context, 0)?;
-    let compared = first.open(&scratch).and_then(|first| {
-        let second = second.open(&scratch)?;
-        diff(&first, &second)
-    });
-    let entries = work.end(compared)?;
+    let entries = Work::run(context, 0, |_| {
+        diff(&first.open(&scratch)?, &second.open(&scratch)?)
+    })?;
     let output = &mut context.output;
     if output.is_json() {
         return output.json(&entries.iter().map(Shown::of).collect::<Vec<_>>());

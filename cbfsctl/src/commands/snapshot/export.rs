@@ -2,7 +2,7 @@
 
 use super::super::Context;
 use crate::bucket_option::BucketOption;
-use crate::output::{Outcome, printable};
+use crate::output::{Outcome, Stop, printable};
 use crate::quantities::{bytes, plural};
 use crate::snapshot_in_bucket::{Wanted, Work};
 use cbfs_core::cloud_snapshot::{CloudSnapshot, Scratch};
@@ -96,8 +96,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     };
     let scratch = Arc::new(Scratch::new()?);
     let total = manifest.totals.logical_bytes;
-    let mut work = Work::begin(context, total)?;
-    let mut written = || -> Result<Option<u64>> {
+    let exported = Work::run(context, total, |work| {
         let bucket = Arc::clone(&wanted.bucket);
         let snapshot = CloudSnapshot::open(bucket, manifest.clone(), Arc::clone(&scratch))?;
         let mut export = |sink: &mut dyn Sink| -> Result<Done> {
@@ -118,9 +117,13 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
                 Ok(Some(sink.finish()?.1))
             }
         }
-    };
-    let written = written();
-    let sockets = work.end(written)?;
+    });
+    if let (Err(Stop::Interrupted), Some(dir)) = (&exported, &args.to) {
+        let dir = printable(&dir.to_string_lossy());
+        let text = format_args!("interrupted: {dir} holds a part of the snapshot only");
+        context.output.message(text);
+    }
+    let sockets = exported?;
     let mut warnings = Vec::new();
     if let Some(sockets) = sockets {
         shown.sockets_left_out = Some(sockets);

@@ -70,16 +70,16 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let wanted = Wanted::find(&args.snapshot, &args.bucket, context)?;
     let id = identify(&wanted)?;
     let scratch = Scratch::new()?;
-    let mut work = Work::begin(context, 0)?;
-    let report = verify(Verification {
-        bucket: &*wanted.bucket,
-        fs: &wanted.fs,
-        id,
-        deep: args.deep,
-        scratch: &scratch,
-        progress: &mut |p| work.tell(p.done, p.total, p.object),
-    });
-    let report = work.end(report)?;
+    let report = Work::run(context, 0, |work| {
+        verify(Verification {
+            bucket: &*wanted.bucket,
+            fs: &wanted.fs,
+            id,
+            deep: args.deep,
+            scratch: &scratch,
+            progress: &mut |p| work.tell(p.done, p.total, p.object),
+        })
+    })?;
     let output = &mut context.output;
     if output.is_json() {
         output.json(&Shown {

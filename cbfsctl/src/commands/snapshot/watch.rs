@@ -2,7 +2,7 @@
 
 use super::super::Context;
 use super::create::seconds;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Unheard};
 use crate::output::Outcome;
 use crate::snapshot_watch::{self, Watch, in_words};
 use crate::target;
@@ -52,7 +52,10 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         .hint(format!("`cbfsctl snapshot list {fs}` lists them"))
         .into());
     };
-    let interrupt = Interrupt::install("not watching any longer; the snapshot goes on")?;
+    let interrupt = Interrupt::install(
+        "not watching any longer; the snapshot goes on",
+        Unheard::End,
+    )?;
     let watch = Watch {
         fs: &fs,
         number: request.number,
