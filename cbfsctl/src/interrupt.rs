@@ -6,6 +6,7 @@ use crate::output::{Outcome, Stop};
 use cbfs_core::error::Context;
 use cbfs_core::{Error, Result};
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -85,6 +86,40 @@ impl Interrupt {
         Ok(())
     }
 
+    /// Do work that cannot look at the flag on a thread of its own, and wait for it, or until the flag is set: then
+    /// [`Stop::Interrupted`], and the work ends with the process.
+    pub(crate) fn unless_set<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Outcome<T> {
+        let done = Arc::new(Mutex::new(None));
+        let (theirs, state) = (Arc::clone(&done), Arc::clone(&self.state));
+        let worker = move || {
+            // The waiting thread goes on panicking.
+            let result = catch_unwind(AssertUnwindSafe(work));
+            *theirs.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            let (flag, changed) = &*state;
+            // With the lock: who has just looked waits already.
+            let _flag = flag.lock().unwrap_or_else(PoisonError::into_inner);
+            changed.notify_all();
+        };
+        std::thread::Builder::new()
+            .name("interruptible".to_owned())
+            .spawn(worker)
+            .context(|| "a thread could not be started".to_owned())?;
+        let (flag, changed) = &*self.state;
+        let mut flag = flag.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match done.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(Ok(result)) => return Ok(result),
+                Some(Err(panic)) => resume_unwind(panic),
+                None if *flag => return Err(Stop::Interrupted),
+                None => {}
+            }
+            flag = changed.wait(flag).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Wait for `time`, or until the flag is set: then [`Stop::Interrupted`].
     pub(crate) fn pause(&self, time: Duration) -> Outcome {
         let (flag, changed) = &*self.state;
@@ -103,6 +138,25 @@ impl Interrupt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_that_hangs_is_not_waited_for_when_interrupted() {
+        let interrupt = Interrupt::default();
+        assert!(matches!(interrupt.unless_set(|| 7), Ok(7)));
+        let (begun, wait) = mpsc::channel();
+        let (hold, held) = mpsc::channel::<()>();
+        let other = interrupt.clone();
+        let waiter = std::thread::spawn(move || {
+            other.unless_set(move || {
+                begun.send(()).unwrap();
+                held.recv()
+            })
+        });
+        wait.recv().unwrap();
+        interrupt.set();
+        assert!(matches!(waiter.join().unwrap(), Err(Stop::Interrupted)));
+        drop(hold);
+    }
 
     #[test]
     fn a_pause_ends_when_interrupted() {

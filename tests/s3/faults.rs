@@ -203,6 +203,26 @@ fn while_the_store_is_stopped_the_mount_works_and_the_snapshot_finishes_when_it_
 
 #[test]
 #[ignore = "needs an S3 server: tests/s3/run"]
+fn a_daemon_that_looks_who_is_master_stops_at_once_although_nobody_answers() {
+    needs_fuse!();
+    let scene = Scene::new();
+    scene.node.stop();
+    scene.node.set("CBFS_EPOCH_CHECK", "0.1");
+    let hold = Rule::every(Fault::Hold)
+        .method("GET")
+        .key("/epochs/00001.json");
+    let hold = scene.proxy.rule(hold);
+    scene.node.start();
+    scene.proxy.wait_until_met(hold, 1);
+    let begun = Instant::now();
+    scene.node.stop();
+    let took = begun.elapsed();
+    // Silence counts as an answer after 30 s only, and reads are patient for 60.
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
 fn a_store_that_is_killed_again_and_again_costs_time_only() {
     needs_fuse!();
     let mut scene = Scene::filled();

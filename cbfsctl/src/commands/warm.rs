@@ -14,9 +14,12 @@ use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The name in the root directory that is CBFS's own.
 const RESERVED_NAME: &str = ".cbfs";
+/// Bytes of files that are asked for together, but for the last of them: progress is told after each request.
+const BATCH_BYTES: u64 = 64 << 20;
 
 /// Fetch contents from the bucket in advance, to stay on this node.
 ///
@@ -64,10 +67,11 @@ struct Failed {
 
 /// Files that are asked for together, and what came of those before.
 struct Warming<'a> {
-    client: &'a DaemonClient,
+    client: &'a Arc<DaemonClient>,
     interrupt: &'a Interrupt,
     device: u64,
     batch: Vec<(u64, PathBuf)>,
+    batch_bytes: u64,
     /// Inodes of files with several names.
     seen: HashSet<u64>,
     shown: Shown,
@@ -76,7 +80,7 @@ struct Warming<'a> {
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let client = context.client()?;
+    let client = Arc::new(context.client()?);
     let instance = target::choose_instance(&args.instance, client.instances()?)?;
     let mount_point = instance.mount_point.clone().ok_or_else(|| {
         let text = format!("{} is not mounted", instance.id);
@@ -89,6 +93,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         interrupt: &interrupt,
         device: root.dev(),
         batch: Vec::new(),
+        batch_bytes: 0,
         seen: HashSet::new(),
         shown: Shown {
             id: instance.id,
@@ -165,7 +170,8 @@ impl Warming<'_> {
                 }
             } else if found.is_file() && (found.nlink() == 1 || self.seen.insert(found.ino())) {
                 self.batch.push((found.ino(), path));
-                if self.batch.len() >= WarmRequest::MOST {
+                self.batch_bytes = self.batch_bytes.saturating_add(found.len());
+                if self.batch.len() >= WarmRequest::MOST || self.batch_bytes >= BATCH_BYTES {
                     self.send()?;
                 }
             }
@@ -179,8 +185,12 @@ impl Warming<'_> {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
         let inodes = batch.iter().map(|(ino, _)| *ino).collect();
-        let done = self.client.warm(&self.shown.id, &WarmRequest { inodes })?;
+        let (client, id) = (Arc::clone(self.client), self.shown.id.clone());
+        // A daemon whose client is gone gives up after the sections it is fetching.
+        let warm = move || client.warm(&id, &WarmRequest { inodes });
+        let done = self.interrupt.unless_set(warm)??;
         let shown = &mut self.shown;
         shown.files += done.files;
         shown.fetched_bytes += done.fetched_bytes;
