@@ -6,6 +6,7 @@
 //! Ctrl-C. No command undoes work on Ctrl-C, except `demo`, which removes what it made.
 
 mod bucket_option;
+mod bucket_traffic;
 mod cli;
 mod commands;
 mod completion;

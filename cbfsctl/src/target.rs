@@ -155,11 +155,12 @@ pub(crate) fn is_request(request: &SnapshotInfo, wanted: &SnapshotSelector) -> b
 /// (`FS`: the master, or the only slave; `FS@NUMBER`: that slave).
 pub(crate) fn choose_instance(text: &str, instances: Vec<InstanceInfo>) -> Result<InstanceInfo> {
     if text.contains('/') {
-        let path = directory(Path::new(text))?;
-        let found = instances
-            .into_iter()
-            .find(|i| i.mount_point.as_deref() == Some(&path));
-        return found.ok_or_else(|| {
+        let path = Path::new(text);
+        if let Some(instance) = mounted_as_named(path, &instances) {
+            return Ok(instance.clone());
+        }
+        let path = directory(path)?;
+        return mounted_at(&path, &instances).cloned().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
                 format!("no instance is mounted on {}", path.display()),
@@ -200,11 +201,6 @@ pub(crate) fn choose_instance(text: &str, instances: Vec<InstanceInfo>) -> Resul
 /// [`ErrorKind::NotFound`] when nothing that is meant is mounted; [`ErrorKind::Conflict`] when several mounts are meant: which
 /// one is to end is for the user to say.
 pub(crate) fn choose_mounted(text: &str, instances: &[InstanceInfo]) -> Result<InstanceInfo> {
-    let at = |path: &Path| {
-        let mut all = instances.iter();
-        all.find(|i| i.mount_point.as_deref() == Some(path))
-            .cloned()
-    };
     let not_mounted = || {
         Error::new(
             ErrorKind::NotFound,
@@ -213,17 +209,14 @@ pub(crate) fn choose_mounted(text: &str, instances: &[InstanceInfo]) -> Result<I
         .hint("see `cbfsctl instance list`")
     };
     let path = Path::new(text);
-    // Without touching the mount itself: it may hang.
-    for candidate in [absolute(path).ok(), in_its_parent(path)]
-        .into_iter()
-        .flatten()
-    {
-        if let Some(instance) = at(&candidate) {
-            return Ok(instance);
-        }
+    if let Some(instance) = mounted_as_named(path, instances) {
+        return Ok(instance.clone());
     }
     if text.contains('/') || matches!(text, "." | "..") {
-        return at(&directory(path)?).ok_or_else(not_mounted);
+        let path = directory(path)?;
+        return mounted_at(&path, instances)
+            .cloned()
+            .ok_or_else(not_mounted);
     }
     let mut mounted: Vec<&InstanceInfo> = instances
         .iter()
@@ -248,6 +241,21 @@ pub(crate) fn choose_mounted(text: &str, instances: &[InstanceInfo]) -> Result<I
             Err(Error::new(ErrorKind::Conflict, text).hint("name the mount point"))
         }
     }
+}
+
+/// The instance whose mount point this is, as the daemon tells it.
+fn mounted_at<'a>(path: &Path, instances: &'a [InstanceInfo]) -> Option<&'a InstanceInfo> {
+    let mut all = instances.iter();
+    all.find(|i| i.mount_point.as_deref() == Some(path))
+}
+
+/// The instance that is mounted on `path`, found without touching the mount itself: it may hang, and who touches it would
+/// hang as well.
+fn mounted_as_named<'a>(path: &Path, instances: &'a [InstanceInfo]) -> Option<&'a InstanceInfo> {
+    let literally = absolute(path).ok();
+    literally
+        .and_then(|path| mounted_at(&path, instances))
+        .or_else(|| mounted_at(&in_its_parent(path)?, instances))
 }
 
 /// The absolute path of a directory, without symlinks where it can be resolved: so it stands in
@@ -276,6 +284,24 @@ fn in_its_parent(path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_is_found_by_its_path_without_a_look_at_what_is_there() {
+        // What would be looked at is somewhere else.
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let (mount, other) = (dir.join("mnt"), dir.join("other"));
+        std::fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&other, &mount).unwrap();
+        let mount = mount.to_str().unwrap();
+        let all = [instance(&format!("home-{UUID}"), "master", mount)];
+        for text in [mount.to_owned(), format!("{mount}/")] {
+            assert_eq!(choose_instance(&text, all.to_vec()).unwrap(), all[0]);
+            assert_eq!(choose_mounted(&text, &all).unwrap(), all[0]);
+        }
+        let elsewhere = choose_instance(other.to_str().unwrap(), all.to_vec());
+        assert_eq!(elsewhere.unwrap_err().kind(), ErrorKind::NotFound);
+    }
 
     const UUID: &str = "6f1c2a52-8f8a-4d0e-9a53-0c2ad9d1a2b3";
 

@@ -236,7 +236,7 @@ pub struct WarmRequest {
 }
 
 impl WarmRequest {
-    /// Inodes of one request: what a client waits for stays short, and it can be interrupted between two.
+    /// Inodes of one request. A client that ends the connection ends the work.
     pub const MOST: usize = 256;
 }
 

@@ -79,6 +79,58 @@ fn an_upload_that_is_cut_or_delayed_arrives_whole() {
 
 #[test]
 #[ignore = "needs an S3 server: tests/s3/run"]
+fn a_store_that_is_slow_but_never_silent_costs_time_and_no_try() {
+    needs_fuse!();
+    let scene = Scene::filled_with_section("silence = 2\n");
+    let wanted = scene.fingerprint();
+    // Each longer in all than what counts as silence.
+    let slow = Fault::SlowRequest {
+        pieces: 10,
+        pause: Duration::from_millis(300),
+    };
+    let slow = Rule::every(slow)
+        .method("PUT")
+        .key("/0001.tar.zst")
+        .times(1);
+    let slow = scene.proxy.rule(slow);
+    let late = scene
+        .proxy
+        .rule(Rule::every(Fault::Delay(Duration::from_secs(1))));
+    scene.ask_for_snapshot();
+    scene.proxy.wait_until_met(slow, 1);
+    scene.the_mount_works();
+    let status = scene.node.json(["status"]);
+    assert_eq!(status["instances"][0]["health"], "ok", "{status:#}");
+    let snapshot = &status["snapshots"][0];
+    assert_eq!(snapshot["number"], 1, "{status:#}");
+    assert_eq!(snapshot["retries"], 0, "{status:#}");
+    assert_eq!(snapshot["objects_sent"], 0, "{status:#}");
+    scene.wait_for(1);
+    assert!(scene.proxy.met(late) > 3);
+    let log = scene.status_log(1);
+    assert!(!log.contains("\"retry\""), "{log}");
+    scene.proxy.lift(late);
+    scene.snapshot_is(1, &wanted);
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
+fn a_store_that_takes_no_bytes_or_does_not_answer_in_time_is_told_and_waited_for() {
+    needs_fuse!();
+    let scene = Scene::filled_with_section("silence = 1\n");
+    let clogged = Fault::SlowRequest {
+        pieces: 4,
+        pause: Duration::from_secs(5),
+    };
+    let clogged = Rule::every(clogged).method("PUT").key("/0001.tar.zst");
+    scene.waits_then_finishes(1, clogged, &["takes no more bytes", "trying again"]);
+    fs::write(scene.mnt.join("more"), b"more").unwrap();
+    let mute = Rule::every(Fault::Delay(Duration::from_secs(4))).method("PUT");
+    scene.waits_then_finishes(2, mute, &["no answer in time", "trying again"]);
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
 fn a_reader_gets_the_right_bytes_although_answers_are_cut_slow_refused_or_lost() {
     needs_fuse!();
     let scene = Scene::filled();
@@ -147,6 +199,26 @@ fn while_the_store_is_stopped_the_mount_works_and_the_snapshot_finishes_when_it_
     scene.server.resume();
     scene.wait_for(1);
     scene.snapshot_is(1, &wanted);
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
+fn a_daemon_that_looks_who_is_master_stops_at_once_although_nobody_answers() {
+    needs_fuse!();
+    let scene = Scene::new();
+    scene.node.stop();
+    scene.node.set("CBFS_EPOCH_CHECK", "0.1");
+    let hold = Rule::every(Fault::Hold)
+        .method("GET")
+        .key("/epochs/00001.json");
+    let hold = scene.proxy.rule(hold);
+    scene.node.start();
+    scene.proxy.wait_until_met(hold, 1);
+    let begun = Instant::now();
+    scene.node.stop();
+    let took = begun.elapsed();
+    // Silence counts as an answer after 30 s only, and reads are patient for 60.
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 #[test]

@@ -81,6 +81,74 @@ fn after_a_secret_was_rotated_a_snapshot_waits_and_finishes_at_the_reload() {
 
 #[test]
 #[ignore = "needs an S3 server: tests/s3/run"]
+fn keys_of_a_shared_profile_are_good_for_all_however_the_profile_is_named() {
+    needs_fuse!();
+    let server = Server::start();
+    let stage = Stage::new();
+    let url = server.url("profiles");
+    let (id, secret) = our_key();
+    let files = stage.path("aws-credentials");
+    let profile = |name: &str, id: &str, secret: &str| {
+        format!("[{name}]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n")
+    };
+    let text = profile("default", "AKIDNOBODY", "x")
+        + &profile("team", &id, &secret)
+        + &profile("reader", READER.0, READER.1);
+    fs::write(&files, text).unwrap();
+    let files = files.to_str().unwrap();
+    let of_environment = |name: &str, profile: &str| {
+        let node = configured(&stage, name, "");
+        node.set("AWS_SHARED_CREDENTIALS_FILE", files);
+        node.set("AWS_PROFILE", profile);
+        node
+    };
+
+    // By the environment, all the way; the default profile is good for nothing.
+    let (node, mnt) = (of_environment("a", "team"), stage.dir("mnt"));
+    let fs = create_and_mount(&node, &url, &mnt);
+    tree::build(&mnt.join("tree"));
+    let create = ["snapshot", "create", &fs, "--wait", "--timeout", "120"];
+    node.ctl(create).ok();
+    let wanted = Fingerprint::take(&mnt, Exactness::Snapshot);
+    let nobody = of_environment("nobody", "");
+    let list = |url: &str| {
+        [
+            "fs".to_owned(),
+            "list".into(),
+            "--bucket".into(),
+            url.into(),
+        ]
+    };
+    nobody
+        .ctl(list(&url))
+        .fails(12, &["does not know the access key"]);
+    of_environment("absent", "absent")
+        .ctl(list(&url))
+        .fails(12, &["absent"]);
+
+    // By the URL, before the environment; and by the bucket's section.
+    let named = format!("{url}&profile=team");
+    assert!(nobody.ctl(list(&named)).ok().contains(&fs));
+    let (place, endpoint) = url.split_once("?endpoint=").unwrap();
+    let section = format!(
+        "[bucket.\"{place}\"]\nendpoint = \"{endpoint}\"\nregion = \"us-east-1\"\n\
+         profile = \"reader\"\ncredentials_file = \"{files}\"\n"
+    );
+    let (slave, there) = (configured(&stage, "b", &section), stage.dir("there"));
+    slave.start();
+    let (snapshot, dir) = (format!("{fs}@1"), there.to_str().unwrap());
+    slave
+        .ctl(["mount", &snapshot, dir, "--slave", "--bucket", place])
+        .ok();
+    let found = Fingerprint::take(&there, Exactness::Snapshot);
+    assert_same("read with a profile's keys", &wanted, &found);
+    slave
+        .ctl(["fs", "create", "mine", "--bucket", place])
+        .fails(12, &["refused"]);
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
 fn a_slave_that_follows_needs_to_read_only() {
     needs_fuse!();
     let server = Server::start();

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 const SNAPSHOT_BUDGET: usize = 8;
 /// How often the follower looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Looks that are counted: more than twice as many as from one that asks for the epoch to the next.
-const LOOKS: usize = 14;
+/// Requests that are counted: more than twice as many as from one look that asks for the epoch to the next.
+const LOOKS: usize = 18;
 
 fn lists(request: &Seen) -> bool {
     request.target.contains("list-type=2")
@@ -103,8 +103,8 @@ fn a_follower_polls_with_one_request_per_interval() {
         let seen = scene.proxy.take_seen().into_iter();
         polls.extend(seen.filter(|request| !is_a_sign(request)));
         let intervals = begun.elapsed().as_secs() as usize;
-        // And one more in every sixth, for the epoch.
-        let most = intervals + 1 + (intervals + 1).div_ceil(6);
+        // And two more in every sixth, for the epoch and a deletion.
+        let most = intervals + 1 + 2 * (intervals + 1).div_ceil(6);
         assert!(polls.len() <= most, "in {intervals}: {polls:#?}");
         assert!(intervals < 10 * LOOKS, "it does not poll: {polls:#?}");
     }
@@ -113,7 +113,9 @@ fn a_follower_polls_with_one_request_per_interval() {
         polls.iter().filter(asked).count()
     };
     let (snapshots, epochs) = (asked("/m/0000000002-e1.json"), asked("/epochs/00002.json"));
-    assert_eq!(snapshots + epochs, polls.len(), "{polls:#?}");
+    let deletions = asked("/deleted/fs.");
+    assert_eq!(snapshots + epochs + deletions, polls.len(), "{polls:#?}");
+    assert!(deletions == epochs || deletions + 1 == epochs, "{polls:#?}");
     assert!(epochs <= snapshots / 6 + 1 && epochs >= 2, "{polls:#?}");
 
     // And that is enough.

@@ -25,11 +25,19 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Scene {
+        Scene::with_section("")
+    }
+
+    /// With these lines in the section of its bucket in the node's `cbfsd.toml`.
+    fn with_section(lines: &str) -> Scene {
         let server = Server::start();
         let proxy = FaultProxy::start(server.address());
         let stage = Stage::new();
         let (node, mnt) = (stage.node("a"), stage.dir("mnt"));
         let (url, direct) = (server.url_through(&proxy, "faults"), server.url("faults"));
+        let config = stage.path("a.toml");
+        fs::write(&config, format!("[bucket.\"{url}\"]\n{lines}")).unwrap();
+        node.set("CBFS_CONFIG", config.to_str().unwrap());
         let fs = create_and_mount(&node, &url, &mnt);
         Scene {
             node,
@@ -45,7 +53,12 @@ impl Scene {
 
     /// With a tree and a large file in it.
     pub(crate) fn filled() -> Scene {
-        let scene = Scene::new();
+        Scene::filled_with_section("")
+    }
+
+    /// Both.
+    pub(crate) fn filled_with_section(lines: &str) -> Scene {
+        let scene = Scene::with_section(lines);
         tree::build(&scene.mnt.join("tree"));
         fs::write(scene.mnt.join("large"), contract::noise(LARGE)).unwrap();
         scene
@@ -71,6 +84,12 @@ impl Scene {
         fs::write(&file, b"hello").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"hello");
         fs::remove_file(&file).unwrap();
+    }
+
+    /// What the node's status log of a snapshot says by now.
+    pub(crate) fn status_log(&self, number: u64) -> String {
+        let log = format!("instances/{}/status/{number:010}.jsonl", self.fs);
+        fs::read_to_string(self.node.state_dir().join(log)).unwrap()
     }
 
     /// Wait until `status` says all of this of the instance; answers what it says.
@@ -127,8 +146,7 @@ impl Scene {
         self.the_mount_works();
         self.wait_until_status_says(words);
         // Not asked of the bucket, which may not answer anybody.
-        let log = format!("instances/{}/status/{number:010}.jsonl", self.fs);
-        let log = fs::read_to_string(self.node.state_dir().join(log)).unwrap();
+        let log = self.status_log(number);
         assert!(!log.contains("\"failed\""), "{log}");
         self.proxy.lift(rule);
         self.wait_for(number);

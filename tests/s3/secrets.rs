@@ -89,20 +89,48 @@ fn a_secret_is_found_in_no_log_file_answer_argument_or_object() {
     said += &format!("{ran:?}");
     ran.fails(12, &["does not know the access key"]);
 
+    // The same with the secret in a file of its own, and with a token: this store has given none, so it refuses it.
+    const TOKEN: &str = "hush-session-token";
+    let file = stage.path("secret");
+    fs::write(&file, &secret).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let inline = format!("secret_access_key = \"{secret}\"\n");
+    let of_file = format!("secret_access_key_file = \"{}\"\n", file.display());
+    assert!(section.contains(&inline));
+    let by_file = configured(&stage, "c", &section.replace(&inline, &of_file));
+    let token = format!("{section}session_token = \"{TOKEN}\"\n");
+    let by_token = configured(&stage, "d", &token);
+    for (name, other) in [("c-there", &by_file), ("d-there", &by_token)] {
+        other.start();
+        let there = stage.dir(name);
+        let dir = there.to_str().unwrap();
+        let ran = other.ctl(["mount", &at, dir, "--slave", "--bucket", bucket]);
+        said += &format!("{ran:?}");
+        if name == "c-there" {
+            ran.ok();
+            assert_eq!(fs::read(there.join("file")).unwrap(), vec![7; 100_000]);
+        } else {
+            ran.fails(12, &["refused"]);
+        }
+    }
+
     let pid = node.pid();
     let argv = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
     let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
     let answers = ["/v1/status", "/v1/instances", "/metrics"].map(|path| node.get(path));
-    let log = node.log();
-    assert!(log.contains("TRACE"), "the log tells everything it can");
     let mut places = vec![
         ("what commands said".to_owned(), said),
         ("argv".to_owned(), argv),
         ("environment".to_owned(), environment),
         ("the API".to_owned(), answers.concat()),
-        ("the log".to_owned(), log),
     ];
-    all_files(&node.state_dir(), &mut places);
+    for node in [&node, &by_file, &by_token] {
+        let log = node.log();
+        assert!(log.contains("TRACE"), "the log tells everything it can");
+        places.push((format!("the log of {node:?}"), log));
+        places.push(("the status".to_owned(), node.get("/v1/status")));
+        all_files(&node.state_dir(), &mut places);
+    }
     let store = S3Bucket::open(&url.parse().unwrap(), true).unwrap();
     for info in store.list("").unwrap() {
         let bytes = store.get(&info.key).unwrap();
@@ -114,6 +142,7 @@ fn a_secret_is_found_in_no_log_file_answer_argument_or_object() {
     assert!(places.len() > 20, "only {} places", places.len());
     for (place, text) in &places {
         assert!(!text.contains(&secret), "the secret is in {place}");
+        assert!(!text.contains(TOKEN), "the token is in {place}");
         // A signed URL is good for a quarter of an hour: it is a secret too.
         assert!(
             !text.contains("X-Amz-Signature="),

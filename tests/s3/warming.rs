@@ -3,8 +3,11 @@
 use super::scene::Scene;
 use cbfs_tests::fault_proxy::{Fault, Rule, RuleId};
 use cbfs_tests::{Node, Ran, needs_fuse};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::thread;
 
 /// A slave of a snapshot, of whose tarballs the store answers nothing while the rule is in force.
@@ -33,14 +36,12 @@ fn instances(node: &Node) -> usize {
     fs::read_dir(dir).unwrap().count()
 }
 
-#[test]
-#[ignore = "needs an S3 server: tests/s3/run"]
-fn a_slave_that_is_unmounted_while_it_is_warmed_is_gone() {
-    needs_fuse!();
+/// While a slave is warmed it is ended by `end`, and nothing of it comes back.
+fn is_gone_after(end: impl FnOnce(&Scene, &Node, &Path)) {
     let scene = Scene::filled();
     let (node, mnt, hold) = slave(&scene);
     let gone = warm(&scene, &node, &mnt, hold, || {
-        node.ctl(["umount", mnt.to_str().unwrap()]).ok();
+        end(&scene, &node, &mnt);
         assert_eq!(instances(&node), 0);
     });
     gone.fails(11, &["unmounted or deleted"]);
@@ -49,18 +50,64 @@ fn a_slave_that_is_unmounted_while_it_is_warmed_is_gone() {
 
 #[test]
 #[ignore = "needs an S3 server: tests/s3/run"]
+fn a_slave_that_is_unmounted_while_it_is_warmed_is_gone() {
+    needs_fuse!();
+    is_gone_after(|_, node, mnt| {
+        node.ctl(["umount", mnt.to_str().unwrap()]).ok();
+    });
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
 fn an_instance_that_is_deleted_while_it_is_warmed_is_gone() {
+    needs_fuse!();
+    is_gone_after(|scene, node, _| {
+        let id = format!("{}@1", scene.fs);
+        node.ctl(["instance", "delete", &id, "--confirm", &scene.fs])
+            .ok();
+    });
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
+fn a_slave_that_is_warmed_while_it_is_promoted_leaves_nothing_when_the_mount_ends() {
     needs_fuse!();
     let scene = Scene::filled();
     let (node, mnt, hold) = slave(&scene);
     let gone = warm(&scene, &node, &mnt, hold, || {
-        let id = format!("{}@1", scene.fs);
-        node.ctl(["instance", "delete", &id, "--confirm", &scene.fs])
-            .ok();
-        assert_eq!(instances(&node), 0);
+        let fs = &scene.fs;
+        let promote = ["epoch", "promote", fs, "--previous-epoch", "1", "--confirm"];
+        let bucket = [fs, "--bucket", &scene.url];
+        node.ctl(promote.into_iter().chain(bucket)).ok();
+        node.ctl(["umount", mnt.to_str().unwrap()]).ok();
+        assert_eq!(instances(&node), 1, "the master");
     });
     gone.fails(11, &["unmounted or deleted"]);
-    assert_eq!(instances(&node), 0, "what was fetched came back");
+    assert_eq!(instances(&node), 1, "the slave's directory came back");
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
+fn an_interrupted_warm_ends_at_once_also_within_a_large_file() {
+    needs_fuse!();
+    let scene = Scene::filled();
+    let (node, mnt, hold) = slave(&scene);
+    let mut command = node.command();
+    command
+        .args(["warm", mnt.to_str().unwrap(), "large"])
+        .process_group(0)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut warming = command.spawn().unwrap();
+    scene.proxy.wait_until_met(hold, 1);
+    let pid = Pid::from_child(&warming);
+    kill_process(pid, Signal::INT).unwrap();
+    // The store still does not answer.
+    assert_eq!(warming.wait().unwrap().code(), Some(130));
+    let met = scene.proxy.met(hold);
+    scene.proxy.lift(hold);
+    assert!(met <= 8, "{met} requests");
+    node.ctl(["warm", mnt.to_str().unwrap(), "large"]).ok();
 }
 
 #[test]

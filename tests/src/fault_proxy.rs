@@ -36,6 +36,14 @@ pub enum Fault {
     CutRequest,
     /// End the connection in the middle of the answer's body.
     CutAnswer,
+    /// Take the request's body in this many pieces, with a pause before each, as a store behind a thin line does; then
+    /// pass it on.
+    SlowRequest {
+        /// Pieces.
+        pieces: u64,
+        /// Before each.
+        pause: Duration,
+    },
     /// Pass the answer's body on in this many pieces, with a pause before each.
     SlowAnswer {
         /// Pieces.
@@ -323,7 +331,12 @@ impl Shared {
             io::copy(&mut from_client.take(half), &mut store)?;
             return Ok(false);
         }
-        let body = read_body(head, from_client, true)?;
+        let body = match fault {
+            Some(Fault::SlowRequest { pieces, pause }) => {
+                read_slowly(head, from_client, pieces, pause)?
+            }
+            _ => read_body(head, from_client, true)?,
+        };
         if let Some(Fault::Refuse {
             status,
             code,
@@ -433,6 +446,27 @@ fn read_head(from: &mut impl BufRead) -> io::Result<Option<Head>> {
             _ => head.line = line.to_owned(),
         }
     }
+}
+
+/// A request's body, in so many pieces with a pause before each.
+fn read_slowly(
+    head: &Head,
+    from: &mut impl BufRead,
+    pieces: u64,
+    pause: Duration,
+) -> io::Result<Vec<u8>> {
+    let Some(length) = head.length else {
+        return read_body(head, from, true);
+    };
+    let (mut body, piece) = (Vec::new(), length.div_ceil(pieces).max(1));
+    while (body.len() as u64) < length {
+        thread::sleep(pause);
+        let next = piece.min(length - body.len() as u64);
+        if from.take(next).read_to_end(&mut body)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(body)
 }
 
 /// The body, as it came.

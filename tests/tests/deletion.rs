@@ -54,13 +54,13 @@ fn a_deleted_file_system_is_not_published_mounted_followed_or_promoted_until_it_
     mount("home", now_dir, &["--follow", "--poll-interval", "1h"]).ok();
 
     // Its master lives, and says so in the bucket (also where it is mounted, once it has looked again).
+    let bucket = cbfs_core::bucket::open(&m.bucket.url().parse().unwrap(), true).unwrap();
     let says_where = || {
-        let signs = fs::read_dir(m.bucket.dir().join(&m.fs).join("nodes"));
-        let signs = signs.into_iter().flatten().flatten();
-        let texts = signs.filter_map(|sign| fs::read_to_string(sign.path()).ok());
+        let signs = bucket.list(&format!("{}/nodes/", m.fs)).unwrap();
+        let texts = signs.iter().filter_map(|sign| bucket.get(&sign.key).ok());
         texts
             .into_iter()
-            .any(|text| text.contains(m.mnt.to_str().unwrap()))
+            .any(|text| String::from_utf8_lossy(&text).contains(m.mnt.to_str().unwrap()))
     };
     let begun = Instant::now();
     while !says_where() {
@@ -129,6 +129,43 @@ fn a_deleted_file_system_is_not_published_mounted_followed_or_promoted_until_it_
     m.snapshot();
     other.ctl(["slave", "refresh", now_dir]).ok();
     assert_eq!(fs::read_to_string(now.join("file")).unwrap(), "second");
+}
+
+#[test]
+fn a_follower_at_rest_finds_out_by_itself_that_its_file_system_is_deleted() {
+    needs_fuse!();
+    let m = Master::new();
+    fs::write(m.at("file"), "first").unwrap();
+    m.snapshot();
+    let (other, mnt) = (m.stage.node("other"), m.stage.dir("follower"));
+    let dir = mnt.to_str().unwrap();
+    let follow = ["--slave", "--follow", "--poll-interval", "1s"];
+    let mount = ["mount", "home", dir, "--bucket", m.bucket.url()];
+    other.ctl(mount.iter().chain(&follow)).ok();
+    // From its first look on it asks for the next snapshot only, but for every sixth time.
+    other.ctl(["slave", "refresh", dir]).ok();
+    let says = |wanted: &str| {
+        let begun = Instant::now();
+        loop {
+            let status = other.json(["status"]);
+            let instance = status["instances"][0].to_string();
+            if instance.contains(wanted) {
+                return instance;
+            }
+            assert!(begun.elapsed() < PATIENCE, "never {wanted}: {status:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let deleted = delete(&m, &["--even-if-in-use"]);
+    assert_eq!(deleted.code, Some(0), "{deleted:?}");
+    let instance = says("is deleted since");
+    assert!(!instance.contains("\"health\":\"ok\""), "{instance}");
+    let listed = other.json(["slave", "list", "home"]).to_string();
+    assert!(listed.contains("is deleted since"), "{listed}");
+    assert_eq!(fs::read_to_string(mnt.join("file")).unwrap(), "first");
+    let undelete = ["fs", "undelete", "home", "--bucket", m.bucket.url()];
+    other.ctl(undelete).ok();
+    says("\"health\":\"ok\"");
 }
 
 #[test]

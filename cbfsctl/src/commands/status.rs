@@ -2,10 +2,9 @@
 
 use super::Context;
 use super::instance::{instance_table, problem_lines};
+use crate::bucket_traffic;
 use crate::output::{Outcome, printable, to_the_second};
-use crate::quantities;
 use crate::snapshot_watch::in_words;
-use cbfs_core::bucket::BucketTraffic;
 use std::time::Duration;
 
 /// Show this node's daemon, its instances, and the snapshots under way or failed.
@@ -40,7 +39,9 @@ pub(crate) fn run(_: &Args, context: &mut Context) -> Outcome {
         output.line(line)?;
     }
     for traffic in &status.buckets {
-        output.line(traffic_line(traffic))?;
+        output.line("")?;
+        output.line(printable(&traffic.bucket))?;
+        bucket_traffic::show(traffic, output)?;
     }
     for promotion in &status.promotions {
         let why = promotion
@@ -69,62 +70,4 @@ pub(crate) fn run(_: &Args, context: &mut Context) -> Outcome {
         output.line(line)?;
     }
     Ok(())
-}
-
-/// Requests to one bucket, in one line: `s3://b/p: create 7 (half within 25ms), …; 2 tried again, 1 failed`.
-fn traffic_line(traffic: &BucketTraffic) -> String {
-    let kinds = traffic.requests.iter().map(|counted| {
-        let half = counted.quantile(0.5);
-        let within = if half.is_finite() {
-            format!(
-                "half within {}",
-                quantities::duration(Duration::from_secs_f64(half))
-            )
-        } else {
-            "half slower than 30s".to_owned()
-        };
-        format!("{} {} ({within})", counted.kind.name(), counted.requests)
-    });
-    let mut line = format!(
-        "\n{}: {}",
-        printable(&traffic.bucket),
-        kinds.collect::<Vec<_>>().join(", ")
-    );
-    let failures: u64 = traffic.requests.iter().map(|c| c.failures).sum();
-    if traffic.retries > 0 || failures > 0 {
-        line += &format!("; {} tried again, {failures} failed", traffic.retries);
-    }
-    if let Some(cost) = traffic.cost_last_hour {
-        line += &format!(
-            "; {} out, {} in; about {cost:.4} in the last hour at the prices of cbfsd.toml or AWS",
-            quantities::bytes(traffic.wire.bytes_out),
-            quantities::bytes(traffic.wire.bytes_in)
-        );
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cbfs_core::bucket::{AWS_PRICES, Counters, traffic_of};
-
-    #[test]
-    fn traffic_is_one_line() {
-        let url = "s3://b/p".parse().unwrap();
-        let mut traffic = traffic_of(&url, &Counters::default(), AWS_PRICES);
-        let counted = Counters::default().counts().swap_remove(0);
-        traffic.requests.push(cbfs_core::bucket::CountedRequests {
-            requests: 7,
-            failures: 1,
-            latencies: vec![0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            ..counted
-        });
-        traffic.retries = 2;
-        assert_eq!(
-            traffic_line(&traffic),
-            "\ns3://b/p: create 7 (half within 0.025 s); 2 tried again, 1 failed; 0 B out, 0 B in; \
-             about 0.0000 in the last hour at the prices of cbfsd.toml or AWS"
-        );
-    }
 }

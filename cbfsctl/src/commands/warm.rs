@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// The name in the root directory that is CBFS's own.
 const RESERVED_NAME: &str = ".cbfs";
+/// Bytes of files that are asked for together, but for the last of them: progress is told after each request.
+const BATCH_BYTES: u64 = 64 << 20;
 
 /// Fetch contents from the bucket in advance, to stay on this node.
 ///
@@ -68,6 +70,7 @@ struct Warming<'a> {
     interrupt: &'a Interrupt,
     device: u64,
     batch: Vec<(u64, PathBuf)>,
+    batch_bytes: u64,
     /// Inodes of files with several names.
     seen: HashSet<u64>,
     shown: Shown,
@@ -89,6 +92,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         interrupt: &interrupt,
         device: root.dev(),
         batch: Vec::new(),
+        batch_bytes: 0,
         seen: HashSet::new(),
         shown: Shown {
             id: instance.id,
@@ -167,7 +171,8 @@ impl Warming<'_> {
                 }
             } else if found.is_file() && (found.nlink() == 1 || self.seen.insert(found.ino())) {
                 self.batch.push((found.ino(), path));
-                if self.batch.len() >= WarmRequest::MOST {
+                self.batch_bytes = self.batch_bytes.saturating_add(found.len());
+                if self.batch.len() >= WarmRequest::MOST || self.batch_bytes >= BATCH_BYTES {
                     self.send()?;
                 }
             }
@@ -181,7 +186,9 @@ impl Warming<'_> {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
         let inodes = batch.iter().map(|(ino, _)| *ino).collect();
+        // A daemon whose client is gone gives up after the sections it is fetching.
         let done = self.client.warm(&self.shown.id, &WarmRequest { inodes })?;
         let shown = &mut self.shown;
         shown.files += done.files;

@@ -236,3 +236,54 @@ fn holes_between(data: &[(u64, u64)], from: u64, len: usize) -> Vec<(u64, u64)> 
     }
     holes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::{MasterParams, Options};
+    use cbfs_core::clock::System;
+    use cbfs_core::ids::Epoch;
+    use std::thread;
+
+    #[test]
+    fn the_place_of_preserved_blocks_stays_while_an_operation_may_keep_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let params = MasterParams {
+            id: "home".into(),
+            dir: dir.path().to_owned(),
+            epoch: Epoch(1),
+            published: Xid(0),
+            block_size: 1 << 20,
+            base: None,
+            options: Options {
+                ballast: Some(0),
+                ..Options::default()
+            },
+            clock: Arc::new(System),
+            inherited: None,
+        };
+        let instance = Instance::open_master(params).unwrap();
+        let frozen = dir.path().join("frozen");
+        Preserved::make_place(&frozen, 1).unwrap();
+        let preserved = Preserved::open(&frozen, 1, Xid(1), false);
+        *instance.preserved.write() = Some(Arc::new(preserved));
+        let place = frozen.join(Preserved::dir_name(1));
+
+        // A write that has decided to keep a block.
+        let gate = instance.gate.read();
+        thread::scope(|scope| {
+            let stopping = scope.spawn(|| instance.stop_preserving());
+            // Who waits at the gate lets nobody else in.
+            while !stopping.is_finished() && instance.gate.try_read().is_some() {
+                thread::yield_now();
+            }
+            assert!(place.exists(), "the write would fail");
+            assert!(instance.preserved.read().is_some());
+            drop(gate);
+            stopping.join().unwrap().unwrap();
+        });
+        assert!(!place.exists());
+        assert!(instance.preserved.read().is_none());
+        instance.close().unwrap();
+    }
+}

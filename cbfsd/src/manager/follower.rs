@@ -2,7 +2,8 @@
 //!
 //! A look in the steady state is one request: is there a manifest with the next number, of the epoch that was the last
 //! when it was last asked for? Numbers have no gaps (a number that was given up gets a manifest when the next one is
-//! published), so nothing is missed but a new epoch: every [`EPOCH_LOOK`]th look asks for its claim too. A look that
+//! published), so nothing is missed but a new epoch, and that the file system was deleted: every [`EPOCH_LOOK`]th look asks for
+//! the next claim and the mark of a deletion too. A look that
 //! finds something, and one that is asked for by a person, comes after an error or during a promotion, finds out what the
 //! latest snapshot of the lineage is. That one is moved to, whatever lies in between; also when its number is lower,
 //! because the present one turned out to be diverged.
@@ -23,7 +24,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Every so manieth look asks for the next epoch too.
+/// Every so manieth look asks for the next epoch and a deletion too.
 const EPOCH_LOOK: u32 = 6;
 /// The longest pause after errors, unless the interval is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -72,7 +73,7 @@ enum Look {
     Everything,
     /// Whether there is a next snapshot, by one request.
     Snapshot,
-    /// Whether there is a next snapshot or a next epoch, by one request each.
+    /// Whether there is a next snapshot or a next epoch, or it was deleted, by one request each.
     SnapshotAndEpoch,
 }
 
@@ -272,10 +273,12 @@ impl Follower {
             Look::Snapshot => there(&snapshot)?,
             Look::SnapshotAndEpoch => there(&snapshot)? || there(&epoch)?,
         };
+        if something_new || matches!(look, Look::SnapshotAndEpoch) {
+            catalog::refuse_deleted(bucket, &fs)?;
+        }
         if !something_new {
             return Ok(());
         }
-        catalog::refuse_deleted(bucket, &fs)?;
         // Epochs first: one that is claimed after this is found by a later look, whatever the lineage says now.
         let epoch = last_epoch(bucket, &fs, known)?;
         let latest = catalog::latest_settled(bucket, &fs)?;

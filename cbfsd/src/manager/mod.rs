@@ -24,6 +24,7 @@ pub use events::{EventHub, Told};
 use crate::instance::{Inherited, Instance, MasterParams, Options};
 use crate::mounted::MountedInstance;
 use crate::snapshots::{ServiceParams, SnapshotService};
+use crate::tiering::proxy::ProxyCache;
 use cbfs_core::api::{InstanceInfo, Role, SnapshotInfo};
 use cbfs_core::bucket::{Bucket, LazyBucket};
 use cbfs_core::clock::{Clock, Ids};
@@ -57,7 +58,7 @@ pub struct Open {
     bucket: Arc<LazyBucket>,
     session: Mutex<Option<Session>>,
     /// Directories of slaves that it took the place of: what is open may still be read from there.
-    replaced: Mutex<Vec<PathBuf>>,
+    replaced: Mutex<Vec<(PathBuf, Arc<ProxyCache>)>>,
     /// Of a slave.
     shown: Mutex<Option<slave::Shown>>,
     /// Of a slave: snapshots it showed of which files are still open, and the objects they need.

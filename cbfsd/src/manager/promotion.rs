@@ -143,24 +143,12 @@ impl Manager {
         let note = match noted {
             Some(note) => note,
             None => {
-                let block_size = catalog::load_config(&*bucket, &fs)?.block_size;
-                catalog::refuse_careless_store(&*bucket, &fs, plan.epoch, false)?;
-                // What cannot be read is better known before the former master is fenced.
-                if let Some(latest) = catalog::latest_manifest(&*bucket, &fs)? {
-                    self.begin_with_slave(&fs, &dir);
-                    base::open(&dir, &latest, Arc::clone(&bucket), block_size)?;
+                let begun = self.begin_promotion(&bucket, url, &fs, plan.epoch, &dir);
+                if begun.is_err() && !is_under_way(&dir) {
+                    // Nobody would ever look for what was fetched.
+                    remove_dir(&dir)?;
                 }
-                let note = Note {
-                    fs: fs.clone(),
-                    bucket: url,
-                    epoch: plan.epoch,
-                    nonce: self.ids.uuid().simple().to_string(),
-                    block_size,
-                    sealed: false,
-                    problem: None,
-                };
-                note.store(&dir)?;
-                note
+                begun?
             }
         };
         reach(failpoints::PROMOTE_NOTED);
@@ -183,6 +171,35 @@ impl Manager {
         plan.base = open.config.lock().base;
         plan.mount_point = open.mounted_at();
         Ok(plan)
+    }
+
+    /// Step 1: see that the last snapshot can be read, and note the promotion.
+    fn begin_promotion(
+        &self,
+        bucket: &Arc<dyn Bucket>,
+        url: BucketUrl,
+        fs: &Handle,
+        epoch: Epoch,
+        dir: &Path,
+    ) -> Result<Note> {
+        let block_size = catalog::load_config(&**bucket, fs)?.block_size;
+        catalog::refuse_careless_store(&**bucket, fs, epoch, false)?;
+        // What cannot be read is better known before the former master is fenced.
+        if let Some(latest) = catalog::latest_manifest(&**bucket, fs)? {
+            self.begin_with_slave(fs, dir);
+            base::open(dir, &latest, Arc::clone(bucket), block_size)?;
+        }
+        let note = Note {
+            fs: fs.clone(),
+            bucket: url,
+            epoch,
+            nonce: self.ids.uuid().simple().to_string(),
+            block_size,
+            sealed: false,
+            problem: None,
+        };
+        note.store(dir)?;
+        Ok(note)
     }
 
     /// The promotion of a file system (full handle) that is under way.

@@ -86,7 +86,8 @@ impl Manager {
             return Err(stored.err().unwrap_or(e));
         }
         master.mounted = Arc::clone(&slave.mounted);
-        master.replaced.lock().push(slave.dir.clone());
+        let replaced = (slave.dir.clone(), Arc::clone(&shown.proxy));
+        master.replaced.lock().push(replaced);
         let session = slave.session.lock().take();
         let mount_point = session.as_ref().map(|s| s.mount_point().to_owned());
         *master.session.lock() = session;
@@ -130,7 +131,8 @@ impl Manager {
 impl Open {
     /// What was replaced is not read any more: the mount is gone.
     pub(super) fn remove_replaced(&self) {
-        for dir in self.replaced.lock().drain(..) {
+        for (dir, cache) in self.replaced.lock().drain(..) {
+            cache.end(); // a warm may be under way, and would make the directory anew
             if let Err(e) = remove_dir(&dir) {
                 tracing::warn!(causes = ?e.causes(), "{e}");
             }

@@ -53,6 +53,7 @@ impl SnapshotService {
             self.begin_round();
             let withdrawn = self.withdrawn(number);
             let fenced = self.instance.is_fenced();
+            let settings = self.settings_count();
             let tried = {
                 let _room = self.instance.lend_room()?;
                 self.attempt(number)
@@ -112,9 +113,9 @@ impl SnapshotService {
                 },
             )?;
             if withdrawn {
-                self.rest(pause_now); // even its withdrawal has to wait for the bucket
+                self.rest(pause_now, settings); // even its withdrawal has to wait for the bucket
             } else {
-                self.pause(pause_now, || self.instance.is_fenced() && !fenced);
+                self.pause(pause_now, settings, || self.instance.is_fenced() && !fenced);
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -434,12 +434,13 @@ impl SnapshotService {
                     }
                 }
             };
+            let settings = self.settings_count();
             if let Err(e) = self.carry_out(next) {
                 // Its log could not be written, for a full disk say.
                 tracing::error!(fs = %self.fs, snapshot = %next, causes = ?e.causes(), "{e}");
                 self.instance
                     .set_problem("snapshots", Some(format!("snapshot {next}: {e}")));
-                self.rest(RETRY_PAUSE);
+                self.rest(RETRY_PAUSE, settings);
             }
             let ended = self.status(next).map(|s| s.state);
             let complete = matches!(ended, Ok(SnapshotState::Complete));
@@ -448,23 +449,24 @@ impl SnapshotService {
     }
 
     /// Wait, unless the service stops, the request at hand is withdrawn, or it is `in_vain` for another reason, whose
-    /// coming [`SnapshotService::wake_after`] tells.
-    fn pause(&self, pause: Duration, in_vain: impl Fn() -> bool) {
-        self.wait_unless(pause, |state| state.stop || state.withdrawn() || in_vain());
+    /// coming [`SnapshotService::wake_after`] tells. `settings`: as in [`SnapshotService::wait_unless`].
+    fn pause(&self, pause: Duration, settings: u64, in_vain: impl Fn() -> bool) {
+        self.wait_unless(pause, settings, |state| {
+            state.stop || state.withdrawn() || in_vain()
+        });
     }
 
     /// Wait, unless the service stops.
-    fn rest(&self, pause: Duration) {
-        self.wait_unless(pause, |state| state.stop);
+    fn rest(&self, pause: Duration, settings: u64) {
+        self.wait_unless(pause, settings, |state| state.stop);
     }
 
     /// Wait until it is so, for so long at most; what failed because of the settings does not wait on when they have
-    /// changed. Whatever else wakes this thread (a further request, say) does not shorten the pause: the bucket is not
+    /// changed since [`SnapshotService::settings_count`] was `settings`, before that was begun. Whatever else wakes this thread (a further request, say) does not shorten the pause: the bucket is not
     /// to be asked more often the more is wanted of it.
-    fn wait_unless(&self, pause: Duration, is_so: impl Fn(&State) -> bool) {
+    fn wait_unless(&self, pause: Duration, settings: u64, is_so: impl Fn(&State) -> bool) {
         let until = Instant::now() + pause;
         let mut state = self.state.lock();
-        let settings = state.settings_changed;
         while !is_so(&state) && state.settings_changed == settings {
             if self.wake.wait_until(&mut state, until).timed_out() {
                 return;
@@ -477,6 +479,11 @@ impl SnapshotService {
         // With the lock: who has just looked waits already.
         change(&mut self.state.lock());
         self.wake.notify_all();
+    }
+
+    /// How often the settings have changed.
+    fn settings_count(&self) -> u64 {
+        self.state.lock().settings_changed
     }
 
     /// Other settings are in force, credentials perhaps: what waits for the bucket tries at once.

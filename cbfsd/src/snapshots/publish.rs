@@ -227,7 +227,11 @@ impl UploadObserver for SentinelObserver {
         Some(self.0.service.uploads_dir())
     }
 
-    fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool {
+    fn settings(&self) -> u64 {
+        self.0.service.settings_count()
+    }
+
+    fn pause(&self, what: &str, reason: &str, pause: Duration, settings: u64) -> bool {
         let wait_ms = pause.as_millis() as u64;
         let event = StatusEvent::Retry {
             what: what.to_owned(),
@@ -240,7 +244,7 @@ impl UploadObserver for SentinelObserver {
         service.instance.set_problem("bucket", Some(text));
         // What lies over the limit is not waited for: the attempt fails, and the policy judges that.
         match service.patience(self.0.number) {
-            Some(longest) => service.pause(pause.min(longest), || {
+            Some(longest) => service.pause(pause.min(longest), settings, || {
                 publication.aborted.load(Ordering::SeqCst) || service.instance.is_fenced()
             }),
             None => return false,

@@ -53,22 +53,29 @@ impl SnapshotService {
         let every = cbfs_core::environment::epoch_check()?.unwrap_or(EVERY);
         let service = Arc::clone(self);
         let run = move || {
-            let mut compared = false;
-            loop {
-                if service.instance.is_fenced() {
-                    service.cancel_because_fenced();
-                } else if let Err(e) = service.look_at_epoch(&mut compared) {
-                    tracing::debug!(fs = %service.fs, causes = ?e.causes(), "the epoch is not known: {e}");
-                }
-                if service.watch.pause(every) {
-                    return;
-                }
-            }
+            // The end of the service waits for this thread, and not for the bucket.
+            let run = || service.watch_epoch(every);
+            service.waiting.service.scope(run);
         };
         let thread = std::thread::Builder::new().name("epoch".into()).spawn(run);
         *self.watch.thread.lock() =
             Some(thread.context(|| "a thread could not be started".into())?);
         Ok(())
+    }
+
+    /// The thread: a look now and then, until stopped.
+    fn watch_epoch(self: &Arc<Self>, every: Duration) {
+        let mut compared = false;
+        loop {
+            if self.instance.is_fenced() {
+                self.cancel_because_fenced();
+            } else if let Err(e) = self.look_at_epoch(&mut compared) {
+                tracing::debug!(fs = %self.fs, causes = ?e.causes(), "the epoch is not known: {e}");
+            }
+            if self.watch.pause(every) {
+                return;
+            }
+        }
     }
 
     /// Ask the bucket who is master; fences when it is not this one. `compared`: whether this state directory was

@@ -2,6 +2,7 @@
 //! objects from the proxy cache to the bucket; tier-in brings contents back.
 
 pub mod change_log;
+mod fetches;
 pub mod layer_merge;
 pub mod persister;
 pub mod proxy;

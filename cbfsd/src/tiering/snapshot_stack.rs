@@ -1,16 +1,15 @@
 //! From a manifest to the layer stack it names.
 
+use super::fetches::on_threads;
 use super::proxy::ProxyCache;
 use crate::mounted::Layers;
 use cbfs_core::bucket::Bucket;
 use cbfs_core::cloud_snapshot::{open_layers, stack_of};
-use cbfs_core::error::{Error, Result};
+use cbfs_core::error::Result;
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::handle::Handle;
 use cbfs_core::layers::Stack;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 /// Layers fetched at a time.
 const FETCHES: usize = 4;
@@ -59,27 +58,10 @@ fn fetch_all(
     proxy: &ProxyCache,
     manifest: &Manifest,
 ) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let fetch = || {
-        while let index = next.fetch_add(1, Ordering::Relaxed)
-            && let Some(layer) = manifest.layers.get(index)
-        {
-            proxy.fetch_decompressed(bucket, fs, &layer.object)?;
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..FETCHES.min(manifest.layers.len()))
-            .map(|_| scope.spawn(fetch))
-            .collect();
-        let mut outcome = fetch();
-        for other in others {
-            let ended = other
-                .join()
-                .unwrap_or_else(|_| Err(Error::failed("a thread that fetched layers panicked")));
-            outcome = outcome.and(ended);
-        }
-        outcome
+    on_threads(FETCHES, &manifest.layers, |layer| {
+        proxy
+            .fetch_decompressed(bucket, fs, &layer.object)
+            .map(drop)
     })
 }
 

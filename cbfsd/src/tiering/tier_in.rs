@@ -591,6 +591,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_file_is_warmed_in_steps_and_each_of_its_sections_once() {
+        let world = world();
+        let tier_in = world.tier_in(1 << 20);
+        let wanted = [(INO, 0..BLOCKS)];
+        let warm = |given_up: bool| {
+            let warmed = tier_in.warm_in_steps(&wanted, &given_up.into(), 2, 3);
+            warmed.map(|w| (w.fetched_bytes, w.kept_bytes))
+        };
+        assert_eq!(warm(true).unwrap_err().kind(), ErrorKind::Conflict);
+        let all = world.tarball.len() as u64;
+        assert_eq!(warm(false).unwrap(), (all, 0));
+        assert_eq!(warm(false).unwrap(), (0, all));
+    }
+
     fn ready(blk: u64) -> BlockAnswer {
         BlockAnswer::Ready(block(blk))
     }

@@ -51,8 +51,14 @@ pub trait UploadObserver: Send + Sync {
         None
     }
 
-    /// A try failed; the next one follows after `pause`. Answers `false` to give up (the owner stops).
-    fn pause(&self, what: &str, reason: &str, pause: Duration) -> bool;
+    /// How often the settings have changed, credentials perhaps.
+    fn settings(&self) -> u64 {
+        0
+    }
+
+    /// A try failed that was begun with these `settings`; the next one follows after `pause`, or at once when they have
+    /// changed. Answers `false` to give up (the owner stops).
+    fn pause(&self, what: &str, reason: &str, pause: Duration, settings: u64) -> bool;
 }
 
 /// What is to be done with an object.
@@ -278,6 +284,8 @@ pub fn with_retries<T>(
     let chance = MachinePace::default();
     let mut pause = FIRST_PAUSE;
     loop {
+        // Before the request: one that is under way while they change fails because of the old ones.
+        let settings = observer.settings();
         match observer.cancellation().scope(&mut request) {
             Ok(value) => return Ok(value),
             Err(e) if e.is_transient() => {
@@ -286,7 +294,7 @@ pub fn with_retries<T>(
                     _ => Duration::ZERO,
                 };
                 let drawn = pause.mul_f64(0.5 + 0.5 * chance.random());
-                if !observer.pause(what, &describe(&e), drawn.max(asked_for)) {
+                if !observer.pause(what, &describe(&e), drawn.max(asked_for), settings) {
                     return Err(Error::from(e));
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -387,10 +395,46 @@ mod tests {
         fn cancelled(&self) -> bool {
             false
         }
-        fn pause(&self, _: &str, _: &str, pause: Duration) -> bool {
+        fn pause(&self, _: &str, _: &str, pause: Duration, _: u64) -> bool {
             self.0.lock().push(pause);
             true
         }
+    }
+
+    /// Counts changed settings, and notes the count of each try that failed.
+    #[derive(Default)]
+    struct Reloaded(AtomicU64, Mutex<Vec<u64>>);
+
+    impl UploadObserver for Reloaded {
+        fn object_sent(&self, _: &ObjectRef) -> Result<()> {
+            Ok(())
+        }
+        fn cancelled(&self) -> bool {
+            false
+        }
+        fn settings(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+        fn pause(&self, _: &str, _: &str, _: Duration, settings: u64) -> bool {
+            self.1.lock().push(settings);
+            true
+        }
+    }
+
+    #[test]
+    fn settings_that_change_while_a_request_is_under_way_count_as_changed_after_it() {
+        let observer = Reloaded::default();
+        let done = with_retries("PUT", &observer, || {
+            match observer.0.fetch_add(1, Ordering::SeqCst) {
+                2 => Ok(()),
+                _ => Err(BucketError::Busy {
+                    what: "slow down".into(),
+                    retry_after: None,
+                }),
+            }
+        });
+        done.unwrap();
+        assert_eq!(*observer.1.lock(), [0, 1]);
     }
 
     #[test]

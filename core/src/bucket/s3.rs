@@ -10,6 +10,7 @@
 mod answer;
 mod client;
 mod credentials;
+mod headers;
 mod limiter;
 mod notes;
 mod place;
@@ -86,7 +87,7 @@ impl S3Bucket {
         let shown = format!("s3://{bucket}");
         let provider = credentials::provider(&shown, options, section, &place.region)?;
         let limits = Limits::of(section);
-        let mut deadlines = Deadlines::default();
+        let mut deadlines = Deadlines::of(section);
         let rate = section.and_then(|s| s.upload_limit);
         let limiter = rate.map(|rate| {
             // Parts share it, and must not be given up because of it.

@@ -45,6 +45,8 @@ pub struct BucketSection {
     pub upload_limit: Option<ByteSize>,
     /// Seconds for which the daemon tries a read again before it is an error.
     pub patience: Option<u64>,
+    /// Seconds without a byte in either direction after which a try of a request is given up.
+    pub silence: Option<u64>,
     /// What the store charges.
     pub prices: Option<Prices>,
 }
@@ -71,6 +73,11 @@ impl BucketSection {
     /// The patience of reads.
     pub fn patience(&self) -> Option<Duration> {
         self.patience.map(Duration::from_secs)
+    }
+
+    /// After how long without a byte a try of a request is given up.
+    pub fn silence(&self) -> Option<Duration> {
+        self.silence.map(Duration::from_secs)
     }
 
     /// Why it makes no sense, if it does not.
@@ -109,6 +116,7 @@ impl BucketSection {
         let limit = self.upload_limit.map(|s| s.0);
         within("upload_limit", limit, UPLOAD_LIMIT_MIN, u64::MAX)?;
         within("patience", self.patience, 1, 3600)?;
+        within("silence", self.silence, 1, 600)?;
         if let Some(prices) = self.prices {
             let all = [
                 prices.per_1000_writes,

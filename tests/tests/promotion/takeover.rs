@@ -270,6 +270,8 @@ fn a_promotion_that_cannot_be_right_is_refused_and_changes_nothing() {
         .path();
     fs::rename(attempt.join("layer.sqlite.zst"), attempt.join("away")).unwrap();
     promote(&master, &node, 1).fails(14, &["layer.sqlite.zst"]);
+    let left = node.state_dir().join("instances").join(&master.fs);
+    assert!(!left.exists(), "what was fetched is nobody's");
     fs::rename(attempt.join("away"), attempt.join("layer.sqlite.zst")).unwrap();
     // A damaged epoch.
     let claim = master

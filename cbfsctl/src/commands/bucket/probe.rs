@@ -5,6 +5,7 @@
 
 use super::super::Context;
 use crate::bucket_option;
+use crate::bucket_traffic;
 use crate::interrupt::{Interrupt, Unheard};
 use crate::output::{Outcome, Output, printable};
 use crate::quantities;
@@ -163,16 +164,10 @@ fn show(report: &Report, output: &mut Output) -> Outcome {
         let words = printable(&check.words);
         output.line(format_args!("  {glyph} {:<12} {word}{words}", check.what))?;
     }
-    if let Some(traffic) = &report.traffic
-        && let Some(cost) = traffic.cost_last_hour
-    {
-        let (all, wire) = (traffic.wire.writes + traffic.wire.reads, &traffic.wire);
-        output.line(style.dim(format_args!(
-            "  the probe cost {all} requests ({} charged as writes), {} out and {} in: about {cost:.4}",
-            wire.writes,
-            quantities::bytes(wire.bytes_out),
-            quantities::bytes(wire.bytes_in),
-        )))?;
+    if let Some(traffic) = &report.traffic {
+        output.line("\nwhat the probe asked, and what it cost")?;
+        bucket_traffic::show(traffic, output)?;
+        output.line("")?;
     }
     output.line(match report.good_for {
         GoodFor::MastersAndSlaves => style.good("good for masters and slaves"),

@@ -4,6 +4,7 @@
 //! Nothing is noted of what is there: each part is verified before it is believed, here and by who reads it. So a crash at
 //! any time costs only work.
 
+use super::super::fetches::on_threads;
 use super::{SectionId, Sections, TierIn};
 use cbfs_core::api::{ErrorBody, ErrorDetail};
 use cbfs_core::cloud_snapshot::{is_frame, read_frame, section_length};
@@ -12,22 +13,27 @@ use cbfs_core::ids::Ino;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Sections fetched at a time.
 const FETCHES: usize = 8;
 /// Blocks looked up at a time.
 const BLOCKS: u64 = 1024;
+/// Sections collected before they are fetched, but for those of the last blocks looked up: so memory is bounded, however large
+/// the files are.
+const SECTIONS: usize = 4096;
 /// What is fetched in advance leaves the disk at least this many bytes.
 const LEFT_FREE: u64 = 256 << 20;
+
+/// Sections to fetch, and the files that have something in each.
+type Wanted = BTreeMap<SectionId, Vec<Ino>>;
 
 /// What came of it.
 #[derive(Debug, Default)]
 pub struct Warmed {
     /// Bytes, as stored, that were fetched.
     pub fetched_bytes: u64,
-    /// Bytes, as stored, that were here.
+    /// Bytes, as stored, that were here. A section that many files share may be counted several times.
     pub kept_bytes: u64,
     /// Files of which an object is damaged or missing.
     pub failed: BTreeMap<Ino, ErrorDetail>,
@@ -41,11 +47,23 @@ impl TierIn {
     /// [`ErrorKind::Conflict`] when it was given up, or the cache has ended. A damaged object is none: it is told for each
     /// file.
     pub fn warm(&self, wanted: &[(Ino, Range<u64>)], given_up: &AtomicBool) -> Result<Warmed> {
-        let mut sections: BTreeMap<SectionId, Vec<Ino>> = BTreeMap::new();
+        self.warm_in_steps(wanted, given_up, BLOCKS, SECTIONS)
+    }
+
+    /// The same; so many blocks are looked up at a time, and sections are fetched whenever there are so many.
+    pub(super) fn warm_in_steps(
+        &self,
+        wanted: &[(Ino, Range<u64>)],
+        given_up: &AtomicBool,
+        blocks_at_once: u64,
+        sections_at_once: usize,
+    ) -> Result<Warmed> {
+        let mut warmed = Warmed::default();
+        let mut sections = Wanted::new();
         for (ino, blocks) in wanted {
             let mut from = blocks.start;
             while from < blocks.end {
-                let to = blocks.end.min(from.saturating_add(BLOCKS));
+                let to = blocks.end.min(from.saturating_add(blocks_at_once));
                 let contents = self.sections.stack.content(*ino, from, to)?;
                 for extent in contents.iter().filter_map(|content| content.extent) {
                     let files = sections
@@ -56,49 +74,42 @@ impl TierIn {
                     }
                 }
                 from = to;
+                if sections.len() >= sections_at_once {
+                    self.warm_sections(std::mem::take(&mut sections), given_up, &mut warmed)?;
+                }
             }
         }
+        self.warm_sections(sections, given_up, &mut warmed)?;
+        Ok(warmed)
+    }
+
+    fn warm_sections(
+        &self,
+        sections: Wanted,
+        given_up: &AtomicBool,
+        warmed: &mut Warmed,
+    ) -> Result<()> {
         let sections: Vec<_> = sections.into_iter().collect();
-        let next = AtomicUsize::new(0);
-        let warmed = Mutex::new(Warmed::default());
-        let fetch = || -> Result<()> {
-            while let Some((id, files)) = sections.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if given_up.load(Ordering::Relaxed) {
-                    return Err(Error::new(
-                        ErrorKind::Conflict,
-                        "nobody waits for it any more",
-                    ));
+        let warmed = Mutex::new(warmed);
+        on_threads(FETCHES, &sections, |(id, files)| {
+            if given_up.load(Ordering::Relaxed) {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "nobody waits for it any more",
+                ));
+            }
+            match self.sections.keep(*id) {
+                Ok(Kept::Fetched(bytes)) => warmed.lock().fetched_bytes += bytes,
+                Ok(Kept::Before(bytes)) => warmed.lock().kept_bytes += bytes,
+                Err(e) if e.kind() == ErrorKind::Damage => {
+                    let detail = ErrorBody::from(&e).error;
+                    let files = files.iter().map(|ino| (*ino, detail.clone()));
+                    warmed.lock().failed.extend(files);
                 }
-                match self.sections.keep(*id) {
-                    Ok(Kept::Fetched(bytes)) => warmed.lock().fetched_bytes += bytes,
-                    Ok(Kept::Before(bytes)) => warmed.lock().kept_bytes += bytes,
-                    Err(e) if e.kind() == ErrorKind::Damage => {
-                        let detail = ErrorBody::from(&e).error;
-                        let files = files.iter().map(|ino| (*ino, detail.clone()));
-                        warmed.lock().failed.extend(files);
-                    }
-                    Err(e) => {
-                        next.store(sections.len(), Ordering::Relaxed); // for nobody else either
-                        return Err(e);
-                    }
-                }
+                Err(e) => return Err(e),
             }
             Ok(())
-        };
-        thread::scope(|scope| {
-            let others: Vec<_> = (1..FETCHES.min(sections.len()))
-                .map(|_| scope.spawn(fetch))
-                .collect();
-            let mut outcome = fetch();
-            for other in others {
-                let ended = other
-                    .join()
-                    .unwrap_or_else(|_| Err(Error::failed("a thread that fetched panicked")));
-                outcome = outcome.and(ended);
-            }
-            outcome
-        })?;
-        Ok(warmed.into_inner())
+        })
     }
 }
 

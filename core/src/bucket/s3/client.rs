@@ -4,18 +4,19 @@
 //! Every request has two deadlines: on silence (no byte moved in either direction), and on the
 //! whole try, in proportion to its size. Nothing is tried again here but parts of an upload.
 //!
-//! Longer than other files: each kind of request is a few lines around the deadlines and checks that all of them share.
 
 use super::answer::{Asked, DOCUMENT_MAX, Refusal, broken, element, network_error, timed_out};
 use super::credentials::{Keys, Provider};
+use super::headers::{self, header_number, http_date, parse_content_range};
 use super::limiter::Limiter;
 use super::place::{Place, invalid};
 use crate::bucket::{BucketError, BucketResult, Counters, Key, ObjectInfo};
-use crate::configuration::Secret;
+use crate::clock::{Clock, System};
+use crate::configuration::{BucketSection, Secret};
 use crate::inode::Timestamp;
 use parking_lot::Mutex;
 use reqwest::header::{
-    ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
+    ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
 };
 use reqwest::{Method, Response, StatusCode};
 use s3::bucket::Bucket as Signer;
@@ -65,6 +66,18 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
+    /// As the bucket's section says.
+    pub(super) fn of(section: Option<&BucketSection>) -> Deadlines {
+        let default = Deadlines::default();
+        let silence = section.and_then(|s| s.silence());
+        let silence = silence.unwrap_or(default.silence);
+        Deadlines {
+            connect: default.connect.min(silence),
+            silence,
+            ..default
+        }
+    }
+
     /// For a whole try that moves so many bytes.
     pub(super) fn total(&self, bytes: u64) -> Duration {
         self.silence * 2 + Duration::from_secs(bytes / self.slowest.max(1))
@@ -386,9 +399,7 @@ impl Client {
         };
         let status = answer.status().as_u16();
         let region = header(HeaderName::from_static("x-amz-bucket-region"));
-        // The form with a date is not used by stores.
-        let seconds = header(RETRY_AFTER).and_then(|text| text.trim().parse().ok());
-        let retry_after = seconds.map(Duration::from_secs);
+        let retry_after = headers::retry_after(answer.headers(), System.now());
         // Without its document the refusal is still one, and its status tells most.
         let document = self
             .read_up_to(asked, answer, DOCUMENT_MAX)
@@ -549,7 +560,7 @@ impl Client {
                 self.deadlines.silence,
             )
             .await?;
-        let mut size = header_number(&answer, "content-length");
+        let mut size = header_number(answer.headers(), "content-length");
         if !answer.status().is_success() {
             // HEAD has no error document: an absent object, an absent bucket and a stray web
             // server look the same. One byte of a GET tells.
@@ -578,7 +589,7 @@ impl Client {
             let range = range.and_then(|v| parse_content_range(v.to_str().ok()?));
             size = match range {
                 Some((_, _, total)) => total.parse().ok(),
-                None => header_number(&told, "content-length"),
+                None => header_number(told.headers(), "content-length"),
             };
             answer = told;
         }
@@ -587,7 +598,7 @@ impl Client {
             .headers()
             .get(LAST_MODIFIED)
             .and_then(|v| v.to_str().ok());
-        let modified = modified.and_then(parse_http_date).unwrap_or(Timestamp(0));
+        let modified = modified.and_then(http_date).unwrap_or(Timestamp(0));
         Ok(Some(ObjectInfo {
             key: key.clone(),
             size,
@@ -746,57 +757,27 @@ pub(super) fn content_type(key: &Key) -> &'static str {
     }
 }
 
-fn header_number(answer: &Response, name: &str) -> Option<u64> {
-    answer
-        .headers()
-        .get(name)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-}
-
-/// `bytes 0-9/20`: first, last, and the size as it stands there.
-fn parse_content_range(text: &str) -> Option<(u64, u64, String)> {
-    let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    Some((
-        first.trim().parse().ok()?,
-        last.trim().parse().ok()?,
-        total.trim().to_owned(),
-    ))
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn parse_http_date(text: &str) -> Option<Timestamp> {
-    let text = text.trim().strip_suffix("GMT")?;
-    let with_offset = format!("{text}+0000");
-    let format = &time::format_description::well_known::Rfc2822;
-    let time = time::OffsetDateTime::parse(&with_offset, format).ok()?;
-    i64::try_from(time.unix_timestamp_nanos())
-        .ok()
-        .map(Timestamp)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_read_as_stores_write_them() {
+    fn silence_is_as_the_section_says_and_bounds_the_wait_for_a_connection() {
+        let section = BucketSection {
+            silence: Some(3),
+            ..BucketSection::default()
+        };
+        let deadlines = Deadlines::of(Some(&section));
+        let seconds = Duration::from_secs;
         assert_eq!(
-            parse_content_range("bytes 0-9/20"),
-            Some((0, 9, "20".to_owned()))
+            (deadlines.connect, deadlines.silence, deadlines.total(0)),
+            (seconds(3), seconds(3), seconds(6))
         );
+        let deadlines = Deadlines::of(None);
         assert_eq!(
-            parse_content_range("bytes 5-5/*"),
-            Some((5, 5, "*".to_owned()))
+            (deadlines.connect, deadlines.silence),
+            (seconds(10), seconds(30))
         );
-        assert_eq!(parse_content_range("bytes */20"), None);
-        let date = parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        assert_eq!(date, Timestamp(784_111_777_000_000_000));
-        assert_eq!(parse_http_date("yesterday"), None);
     }
 
     #[test]

@@ -251,13 +251,18 @@ fn no_error_holds_credentials_or_the_stores_own_words() {
 }
 
 #[test]
-fn a_store_says_how_long_to_wait() {
-    let busy =
-        refusal("503 Slow Down", "SlowDown").replace("\r\nconn", "\r\nretry-after: 7\r\nconn");
-    let server = serve(vec![busy]);
-    let error = bucket(&server).get(&key()).unwrap_err();
-    let seven = Some(Duration::from_secs(7));
-    assert!(matches!(error, BucketError::Busy { retry_after, .. } if retry_after == seven));
+fn a_store_says_how_long_to_wait_in_seconds_or_by_a_date() {
+    for says in [
+        "retry-after: 7",
+        "date: Fri, 06 Nov 2037 08:49:30 GMT\r\nretry-after: Fri, 06 Nov 2037 08:49:37 GMT",
+    ] {
+        let says = format!("\r\n{says}\r\nconn");
+        let busy = refusal("503 Slow Down", "SlowDown").replace("\r\nconn", &says);
+        let server = serve(vec![busy]);
+        let error = bucket(&server).get(&key()).unwrap_err();
+        let seven = Some(Duration::from_secs(7));
+        assert!(matches!(error, BucketError::Busy { retry_after, .. } if retry_after == seven));
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -100,6 +101,8 @@ struct Source {
 #[derive(Debug)]
 struct Watch {
     moved: Mutex<Instant>,
+    /// The network has taken all of it.
+    all_taken: AtomicBool,
     /// Why the file could not be read.
     failure: Mutex<Option<io::Error>>,
 }
@@ -141,6 +144,7 @@ impl Source {
             async move {
                 *watch.moved.lock() = Instant::now();
                 if at == end {
+                    watch.all_taken.store(true, Ordering::Relaxed);
                     return Ok(None);
                 }
                 let next = (at + portion).min(end);
@@ -226,6 +230,7 @@ impl Client {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(source.len));
         let watch = Arc::new(Watch {
             moved: Mutex::new(Instant::now()),
+            all_taken: AtomicBool::new(source.len == 0),
             failure: Mutex::default(),
         });
         let request = self
@@ -244,7 +249,11 @@ impl Client {
                 () = &mut out_of_time => return Err(timed_out(asked, "the upload takes too long")),
                 () = sleep_until(silent) => {
                     if *watch.moved.lock() + self.deadlines.silence <= Instant::now() {
-                        return Err(timed_out(asked, "the store takes no more bytes"));
+                        let why = match watch.all_taken.load(Ordering::Relaxed) {
+                            true => "no answer in time",
+                            false => "the store takes no more bytes",
+                        };
+                        return Err(timed_out(asked, why));
                     }
                 }
             }

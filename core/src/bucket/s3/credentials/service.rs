@@ -6,7 +6,7 @@ use crate::bucket::s3::place::invalid;
 use crate::bucket::{BucketError, BucketResult};
 use crate::configuration::Secret;
 use crate::inode::Timestamp;
-use reqwest::{Client, RequestBuilder, Url};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -70,13 +70,26 @@ pub(super) fn why(e: &reqwest::Error) -> &'static str {
 }
 
 async fn text(shown: &str, service: &str, request: RequestBuilder) -> BucketResult<String> {
+    let found = text_if_there(shown, service, request).await?;
+    found.ok_or_else(|| service_failed(shown, service, "it answered 404"))
+}
+
+/// The answer; `None` when the service says that there is none.
+async fn text_if_there(
+    shown: &str,
+    service: &str,
+    request: RequestBuilder,
+) -> BucketResult<Option<String>> {
     let failed = |e: reqwest::Error| service_failed(shown, service, why(&e));
     let answer = request.send().await.map_err(failed)?;
+    if answer.status() == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
     if !answer.status().is_success() {
         let why = format!("it answered {}", answer.status().as_u16());
         return Err(service_failed(shown, service, &why));
     }
-    answer.text().await.map_err(failed)
+    answer.text().await.map(Some).map_err(failed)
 }
 
 fn keys(shown: &str, service: &str, text: &str) -> BucketResult<Keys> {
@@ -190,7 +203,8 @@ impl Instance {
             let request = client.get(url);
             request.header("x-aws-ec2-metadata-token", session.expose())
         };
-        let roles = text(shown, SERVICE, get(at(ROLES)?)).await?;
+        let roles = text_if_there(shown, SERVICE, get(at(ROLES)?)).await?;
+        let roles = roles.unwrap_or_default();
         let role = roles.lines().next().unwrap_or_default().trim();
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b);
         if role.is_empty() || !role.bytes().all(plain) {

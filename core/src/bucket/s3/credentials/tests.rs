@@ -162,21 +162,76 @@ fn a_secret_in_a_file_of_its_own_must_be_private() {
     assert!(!told(&error).contains("Hush"), "{error:?}");
 }
 
+fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = request.split("\r\n");
+    lines.find_map(|line| {
+        let (found, value) = line.split_once(": ")?;
+        found.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
+/// IMDSv2 as it is published: a session by a PUT that says its lifetime (1 to 21600 s), and nothing for who shows none.
+/// A new session ends the one before. `document` of the role's keys is made for each that is asked for.
+fn metadata_service(
+    role: Option<&'static str>,
+    document: impl Fn(usize) -> String + Send + 'static,
+) -> Service {
+    const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
+    let (sessions, documents) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    serve(move |request| {
+        let line = request.lines().next().unwrap_or_default();
+        let mut words = line.split(' ');
+        let (method, path) = (words.next().unwrap(), words.next().unwrap_or_default());
+        if (method, path) == ("PUT", "/latest/api/token") {
+            let lifetime = header(request, "x-aws-ec2-metadata-token-ttl-seconds");
+            return match lifetime.and_then(|text| text.parse().ok()) {
+                Some(1..=21600) if header(request, "x-forwarded-for").is_none() => {
+                    let session = sessions.fetch_add(1, Ordering::SeqCst) + 1;
+                    (200, format!("session-{session}"))
+                }
+                _ => (400, String::new()),
+            };
+        }
+        let session = format!("session-{}", sessions.load(Ordering::SeqCst));
+        if header(request, "x-aws-ec2-metadata-token") != Some(&session) {
+            return (401, String::new());
+        }
+        match (method, path.strip_prefix(ROLES), role) {
+            ("GET", Some(""), Some(role)) => (200, role.to_owned()),
+            ("GET", Some(asked), Some(role)) if asked == role => {
+                (200, document(documents.fetch_add(1, Ordering::SeqCst)))
+            }
+            _ => (404, String::new()),
+        }
+    })
+}
+
+/// A provider of what these variables say, with a clock of the test's own, and its keys' ids.
+fn provider_at(
+    variables: &[(&str, &str)],
+) -> (Arc<Hand>, impl Fn() -> BucketResult<String> + use<>) {
+    let clock = Arc::new(Hand::default());
+    let source = find(None, variables).unwrap();
+    let provider = Arc::new(Provider::with_clock(
+        "s3://b",
+        source,
+        Arc::clone(&clock) as Arc<dyn ClockDebug>,
+    ));
+    let keys = move || {
+        let provider = Arc::clone(&provider);
+        runtime::wait(async move { provider.keys().await }).map(|keys| keys.id)
+    };
+    (clock, keys)
+}
+
+/// When the keys of the `n`th answer expire.
+fn expiry(n: usize) -> String {
+    Timestamp::from_parts(1000 * (n as i64 + 1), 0).to_rfc3339()
+}
+
 #[test]
 fn an_instance_gives_keys_to_who_has_a_session() {
-    let service = serve(|request| match request {
-        r if r.starts_with("PUT /latest/api/token ") && r.contains("ttl-seconds: 300") => {
-            (200, "session-1".to_owned())
-        }
-        r if !r.contains("x-aws-ec2-metadata-token: session-1") => (401, String::new()),
-        r if r.starts_with("GET /latest/meta-data/iam/security-credentials/ ") => {
-            (200, "my-role\n".to_owned())
-        }
-        r if r.starts_with("GET /latest/meta-data/iam/security-credentials/my-role ") => {
-            (200, DOCUMENT.to_owned())
-        }
-        _ => (404, String::new()),
-    });
+    let service = metadata_service(Some("my-role"), |_| DOCUMENT.to_owned());
     let at = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url.as_str())];
     let keys = ask(find(None, &at).unwrap()).unwrap();
     assert_eq!((keys.id.as_str(), keys.secret.expose()), ("ASIA1", "Hush"));
@@ -186,6 +241,42 @@ fn an_instance_gives_keys_to_who_has_a_session() {
         Timestamp::parse_rfc3339("2030-01-01T00:00:00Z")
     );
     assert_eq!(service.asked.lock().len(), 3);
+}
+
+#[test]
+fn keys_of_an_instance_are_renewed_with_a_session_of_their_own() {
+    let service = metadata_service(Some("my-role"), |n| {
+        let expires = expiry(n);
+        format!(
+            r#"{{"Code":"Success","LastUpdated":"1970-01-01T00:00:00Z","Type":"AWS-HMAC",
+                "AccessKeyId":"K{n}","SecretAccessKey":"s","Token":"t","Expiration":"{expires}"}}"#
+        )
+    });
+    let at = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url.as_str())];
+    let (clock, keys) = provider_at(&at);
+    assert_eq!(keys().unwrap(), "K0");
+    clock.set(699);
+    assert_eq!(keys().unwrap(), "K0");
+    clock.set(700);
+    assert_eq!(keys().unwrap(), "K1");
+    assert_eq!(service.asked.lock().len(), 6);
+}
+
+#[test]
+fn an_instance_without_a_role_or_whose_role_gives_nothing_is_told() {
+    let service = metadata_service(None, |_| String::new());
+    let at = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url.as_str())];
+    let error = ask(find(None, &at).unwrap()).unwrap_err();
+    assert!(matches!(error, BucketError::Denied { .. }));
+    assert!(told(&error).contains("no role"), "{error:?}");
+    // While its policy is looked up, say.
+    let service = metadata_service(Some("my-role"), |_| {
+        r#"{"Code":"AssumeRoleUnauthorizedAccess","Message":"Hush"}"#.to_owned()
+    });
+    let at = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url.as_str())];
+    let error = ask(find(None, &at).unwrap()).unwrap_err();
+    assert!(matches!(error, BucketError::Unreachable { .. }));
+    assert!(!told(&error).contains("Hush"), "{error:?}");
 }
 
 #[test]
@@ -227,32 +318,100 @@ fn a_container_gives_keys_to_who_has_its_token() {
     );
 }
 
+/// An STS as it is published: a form by POST, unsigned, whose token must be the one that `token` tells.
+fn sts(token: impl Fn(usize) -> &'static str + Send + 'static) -> Service {
+    let asked = AtomicUsize::new(0);
+    serve(move |request| {
+        let n = asked.fetch_add(1, Ordering::SeqCst);
+        let (head, form) = request.split_once("\r\n").unwrap();
+        let form = form.lines().last().unwrap_or_default();
+        let form = reqwest::Url::parse(&format!("http://form/?{form}")).unwrap();
+        let form: BTreeMap<_, _> = form.query_pairs().into_owned().collect();
+        let field = |name: &str| form.get(name).map(String::as_str);
+        let is_form = header(request, "content-type") == Some("application/x-www-form-urlencoded");
+        if head != "POST / HTTP/1.1"
+            || !is_form
+            || header(request, "authorization").is_some()
+            || field("Action") != Some("AssumeRoleWithWebIdentity")
+            || field("Version") != Some("2011-06-15")
+            || field("RoleArn") != Some("arn:aws:iam::1:role/r")
+            || field("RoleSessionName") != Some("cbfs")
+            || field("WebIdentityToken") != Some(token(n))
+        {
+            let code = match token(n) {
+                "" => "IDPCommunicationError",
+                _ => "InvalidIdentityToken",
+            };
+            let document = format!(
+                "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
+                 <Code>{code}</Code><Message>Hush</Message></Error><RequestId>x</RequestId></ErrorResponse>"
+            );
+            return (400, document);
+        }
+        let expires = expiry(n);
+        let document = format!(
+            "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+            <AssumeRoleWithWebIdentityResult><SubjectFromWebIdentityToken>s</SubjectFromWebIdentityToken>\
+            <Audience>a</Audience><AssumedRoleUser><Arn>arn</Arn><AssumedRoleId>i:cbfs</AssumedRoleId>\
+            </AssumedRoleUser><Credentials>\
+            <SessionToken>HushSession</SessionToken><SecretAccessKey>Hush/+</SecretAccessKey>\
+            <Expiration>{expires}</Expiration><AccessKeyId>ASIA{n}</AccessKeyId>\
+            </Credentials><Provider>p</Provider></AssumeRoleWithWebIdentityResult>\
+            <ResponseMetadata><RequestId>x</RequestId></ResponseMetadata>\
+            </AssumeRoleWithWebIdentityResponse>"
+        );
+        (200, document)
+    })
+}
+
+#[test]
+fn a_web_identity_is_exchanged_anew_before_its_keys_expire_with_the_token_of_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    let service = sts(|n| ["First", "", "Second", "Second"][n]);
+    let with = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", file.to_str().unwrap()),
+        ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"),
+        ("AWS_ENDPOINT_URL_STS", service.url.as_str()),
+    ];
+    let (clock, keys) = provider_at(&with);
+    fs::write(&file, "First").unwrap();
+    assert_eq!(keys().unwrap(), "ASIA0");
+    clock.set(699);
+    assert_eq!(keys().unwrap(), "ASIA0");
+    // Renewed by whoever gave it. The provider of identities is away for a moment: the keys are still good.
+    fs::write(&file, "Second").unwrap();
+    clock.set(700);
+    assert_eq!(keys().unwrap(), "ASIA0");
+    assert_eq!(keys().unwrap(), "ASIA2");
+    assert_eq!(service.asked.lock().len(), 3);
+}
+
+#[test]
+fn a_refusal_of_the_sts_that_passes_is_told_from_one_that_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    fs::write(&file, "First").unwrap();
+    let service = sts(|n| ["", "Another"][n]);
+    let with = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", file.to_str().unwrap()),
+        ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"),
+        ("AWS_ENDPOINT_URL_STS", service.url.as_str()),
+    ];
+    let error = ask(find(None, &with).unwrap()).unwrap_err();
+    assert!(matches!(error, BucketError::Unreachable { .. }));
+    assert!(told(&error).contains("IDPCommunicationError"), "{error:?}");
+    let error = ask(find(None, &with).unwrap()).unwrap_err();
+    assert!(matches!(error, BucketError::Denied { .. }));
+    assert!(!told(&error).contains("Hush"), "{error:?}");
+}
+
 #[test]
 fn a_web_identity_is_exchanged_for_keys() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     fs::write(&token, "Hush.Token+/=\n").unwrap();
-    let service = serve(|request| {
-        let wanted = [
-            "Action=AssumeRoleWithWebIdentity",
-            "RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr",
-            "WebIdentityToken=Hush.Token%2B%2F%3D",
-            "RoleSessionName=cbfs",
-        ];
-        if !wanted.iter().all(|w| request.contains(w)) {
-            let document = "<ErrorResponse><Error><Code>InvalidIdentityToken</Code>\
-                <Message>Hush</Message></Error></ErrorResponse>";
-            return (400, document.to_owned());
-        }
-        let document = "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
-            <AssumeRoleWithWebIdentityResult><Audience>a</Audience><Credentials>\
-            <SessionToken>HushSession</SessionToken><SecretAccessKey>Hush/+</SecretAccessKey>\
-            <Expiration>2030-01-01T00:00:00Z</Expiration><AccessKeyId>ASIA2</AccessKeyId>\
-            </Credentials></AssumeRoleWithWebIdentityResult>\
-            <ResponseMetadata><RequestId>x</RequestId></ResponseMetadata>\
-            </AssumeRoleWithWebIdentityResponse>";
-        (200, document.to_owned())
-    });
+    let service = sts(|_| "Hush.Token+/=");
     let with = [
         ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
         ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"),
@@ -261,7 +420,7 @@ fn a_web_identity_is_exchanged_for_keys() {
     let keys = ask(find(None, &with).unwrap()).unwrap();
     assert_eq!(
         (keys.id.as_str(), keys.secret.expose()),
-        ("ASIA2", "Hush/+")
+        ("ASIA0", "Hush/+")
     );
     assert_eq!(keys.token.unwrap().expose(), "HushSession");
 
@@ -290,6 +449,12 @@ fn a_web_identity_is_exchanged_for_keys() {
 #[derive(Debug, Default)]
 struct Hand(AtomicI64);
 
+impl Hand {
+    fn set(&self, seconds: i64) {
+        self.0.store(seconds, Ordering::SeqCst);
+    }
+}
+
 impl Clock for Hand {
     fn now(&self) -> Timestamp {
         Timestamp::from_parts(self.0.load(Ordering::SeqCst), 0)
@@ -305,7 +470,7 @@ fn keys_are_renewed_before_they_expire_and_after_a_refusal() {
         if n == 2 {
             return (500, String::new());
         }
-        let expires = Timestamp::from_parts(1000 * (n as i64 + 1), 0).to_rfc3339();
+        let expires = expiry(n);
         (
             200,
             format!(r#"{{"AccessKeyId":"K{n}","SecretAccessKey":"s","Expiration":"{expires}"}}"#),
@@ -322,7 +487,7 @@ fn keys_are_renewed_before_they_expire_and_after_a_refusal() {
         let provider = Arc::clone(&provider);
         runtime::wait(async move { provider.keys().await }).map(|k| k.id)
     };
-    let at = |seconds| clock.0.store(seconds, Ordering::SeqCst);
+    let at = |seconds| clock.set(seconds);
     assert_eq!(keys().unwrap(), "K0");
     at(699);
     assert_eq!(keys().unwrap(), "K0", "good for five minutes more");

@@ -14,6 +14,8 @@ use std::time::Duration;
 const SERVICE: &str = "the STS (web identity)";
 const WHOLE: Duration = Duration::from_secs(20);
 const SESSION_NAME: &str = "cbfs";
+/// Refusals that pass: the identity's provider did not answer the STS, or it was asked too often.
+const PASSING: [&str; 3] = ["IDPCommunicationError", "Throttling", "RequestThrottled"];
 
 /// A role, and the token that shows that we may take it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +107,9 @@ impl WebIdentity {
         let document = answer.text().await.map_err(|e| failed(why(&e)))?;
         if status.is_client_error() {
             let code = element(&document, "Code").unwrap_or_default();
+            if PASSING.contains(&code.as_str()) {
+                return Err(failed(&format!("it answered {} {code}", status.as_u16())));
+            }
             let why = format!("the STS answered {} {code}", status.as_u16());
             return Err(denied(shown, why.trim_end().to_owned()));
         }
