@@ -202,7 +202,7 @@ fn transition(line: &StatusLine) -> Option<String> {
             format!("{what} failed, again in {wait}: {reason}")
         }
         StatusEvent::Failure { reason, .. } => format!("attempt failed: {reason}"),
-        StatusEvent::CancelRequested => "withdrawn".to_owned(),
+        StatusEvent::FsDeleted | StatusEvent::CancelRequested => event_in_words(&line.event),
         StatusEvent::Attempt {
             kept: Some(kept), ..
         } => format!("taken up, {kept} objects kept"),
@@ -272,6 +272,7 @@ pub(crate) fn event_in_words(event: &StatusEvent) -> String {
             let (what, reason) = (printable(what), printable(reason));
             format!("{what} failed, again in {wait}: {reason}")
         }
+        StatusEvent::FsDeleted => "waits: the file system is deleted".to_owned(),
         StatusEvent::CancelRequested => "withdrawn".to_owned(),
         StatusEvent::ObjectsRemoved {
             objects,

@@ -3,8 +3,8 @@
 
 use cbfs_core::api::{
     DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, PromoteRequest,
-    PromotionInfo, ReloadInfo, RetireRequest, ScheduleInfo, SnapshotInfo, SnapshotRequest,
-    UmountRequest, UnpublishedInfo, WarmInfo, WarmRequest,
+    PromotionInfo, ReloadInfo, RetireRequest, RetryRequest, ScheduleInfo, SnapshotInfo,
+    SnapshotRequest, UmountRequest, UnpublishedInfo, WarmInfo, WarmRequest,
 };
 use cbfs_core::bucket::Cancellation;
 use cbfs_core::error::Context;
@@ -163,9 +163,14 @@ impl DaemonClient {
     }
 
     /// `POST /v1/snapshots/{fs}/{number}/retry`. `fs` is a full handle.
-    pub fn retry_snapshot(&self, fs: &str, number: SnapshotNumber) -> Result<SnapshotInfo> {
+    pub fn retry_snapshot(
+        &self,
+        fs: &str,
+        number: SnapshotNumber,
+        request: RetryRequest,
+    ) -> Result<SnapshotInfo> {
         let path = format!("/v1/snapshots/{}/{number}/retry", segment(fs));
-        self.post(&path, &serde_json::json!({}))
+        self.post(&path, &request)
     }
 
     /// `POST /v1/snapshots/{fs}/schedule`: settings from the bucket anew. `fs` is a full handle.

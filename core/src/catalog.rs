@@ -26,8 +26,8 @@ pub use deletion::{
 };
 pub use lineage::{Lineage, lineage};
 pub use marks::{
-    Hold, delete_snapshot, deleted_snapshots, hold_snapshot, holds, is_deleted, may_be_deleted,
-    read_hold, release_snapshot, standing_holds,
+    Hold, delete_snapshot, deleted_snapshots, find_held, hold_snapshot, holds, is_deleted,
+    may_be_deleted, read_hold, release_snapshot, standing_holds,
 };
 pub use nodes::{clock_ahead, node_sign, node_signs, write_node_sign};
 pub use promotion::{confirm_epoch, settle_base};

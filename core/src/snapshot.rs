@@ -203,6 +203,9 @@ pub enum StatusEvent {
         /// Milliseconds until the next try.
         wait_ms: u64,
     },
+    /// The file system was found deleted (`fs delete`): the request waits until that is taken back. What failed
+    /// before, and the time spent waiting, do not count against it.
+    FsDeleted,
     /// A person withdrew the request while it was being carried out; `State` `cancelled` follows once the
     /// step at hand has ended, or `complete` when the manifest existed already.
     CancelRequested,

@@ -55,4 +55,30 @@ impl TestBucket {
             .as_deref()
             .expect("this test needs a bucket in a directory: use Stage::directory_bucket")
     }
+
+    /// Take the directory away: nothing of the bucket can be reached.
+    ///
+    /// # Panics
+    /// Where the bucket is none.
+    pub fn take_away(&self) -> Away {
+        let home = self.dir().to_owned();
+        let hidden = home.with_extension("away");
+        std::fs::rename(&home, &hidden).expect("the bucket's directory");
+        Away { home, hidden }
+    }
+}
+
+/// A bucket that is out of reach until it is brought back.
+#[derive(Debug)]
+#[must_use]
+pub struct Away {
+    home: PathBuf,
+    hidden: PathBuf,
+}
+
+impl Away {
+    /// It can be reached again, as it was.
+    pub fn bring_back(self) {
+        std::fs::rename(self.hidden, self.home).expect("the bucket's directory");
+    }
 }

@@ -14,6 +14,7 @@
 //! | `CBFS_TESTS_REQUIRE_TOOLS=1` | fail where a program (rsync, jq, ...) is missing, instead of skipping |
 //! | `CBFS_TESTS_CBFSCTL=PATH` | test this program instead of building it |
 //! | `CBFS_TESTS_FULL=1` | full scale also in debug builds, where the daemon is ten times slower |
+//! | `CBFS_TESTS_OVERLAP_MIB=N`, `CBFS_TESTS_OVERLAP_LIMIT_MIB=N` | size of the snapshot that is larger than the proxy cache, and of that cache |
 //! | `CBFS_TESTS_MODEL_CASES=N` | random cases of the model test |
 //! | `CBFS_TESTS_MODEL_REPLAY=FILE` | the case that its test `replay` runs |
 //! | `CBFS_TEST_BUCKET_URL=URL` | use prefixes below this bucket instead of temporary directories |
@@ -35,7 +36,7 @@ pub mod terminal;
 pub mod tools;
 pub mod tree;
 
-pub use bucket::TestBucket;
+pub use bucket::{Away, TestBucket};
 pub use disk::Disk;
 pub use fingerprint::{Exactness, Fingerprint, assert_same};
 pub use fuse::fuse_is_missing;

@@ -252,6 +252,38 @@ fn a_file_system_with_a_held_snapshot_or_an_unknown_one_is_not_deleted() {
 }
 
 #[test]
+fn a_hold_that_raced_with_a_deletion_is_released_and_then_the_file_system_can_go() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    for text in ["first", "second"] {
+        fs::write(m.at("file"), text).unwrap();
+        m.snapshot();
+    }
+    let of_first = |verb: &str, more: &[&str]| {
+        let words = ["snapshot", verb, "home@1"].into_iter();
+        m.node.ctl(words.chain(more.iter().copied()))
+    };
+    of_first("delete", &["--confirm", &m.fs]).ok();
+    // As if both had looked before the other one's mark stood.
+    let mark = m
+        .bucket
+        .dir()
+        .join(&m.fs)
+        .join("deleted/0000000001-e1.json");
+    let aside = m.stage.path("mark");
+    fs::rename(&mark, &aside).unwrap();
+    of_first("hold", &["--reason", "audit"]).ok();
+    fs::rename(&aside, &mark).unwrap();
+    of_first("hold", &[]).fails(10, &["deleted"]);
+    delete(&m, &["--even-if-in-use"]).fails(CONFLICT, &["audit", "snapshot release"]);
+    let dry = of_first("release", &["--dry-run"]);
+    assert!(dry.stderr.contains("would release snapshot 1"), "{dry:?}");
+    of_first("release", &[]).ok();
+    of_first("release", &[]).fails(10, &["deleted"]);
+    delete(&m, &["--even-if-in-use"]).ok();
+}
+
+#[test]
 fn dry_runs_change_nothing() {
     needs_fuse!();
     let stage = Stage::new();

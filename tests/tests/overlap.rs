@@ -5,23 +5,56 @@
 use cbfs_tests::contents::noise;
 use cbfs_tests::{Master, needs_fuse};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
+
+/// How long something may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const MIB: u64 = 1 << 20;
-const LIMIT: u64 = 8 * MIB;
-const SNAPSHOT: u64 = 40 * MIB;
+
+/// A size in MiB, from the environment or as usual, in bytes.
+fn size(variable: &str, usual: u64) -> u64 {
+    let given = std::env::var(variable).ok();
+    MIB * given.map_or(usual, |text| text.parse().unwrap())
+}
+
+/// What the daemon may have in its proxy cache.
+fn limit() -> u64 {
+    size("CBFS_TESTS_OVERLAP_LIMIT_MIB", 8)
+}
+
+/// What the snapshot holds, several times as much.
+fn contents() -> u64 {
+    size("CBFS_TESTS_OVERLAP_MIB", 40)
+}
 
 fn small_cache() -> Master {
     let m = Master::with_directory_bucket();
     m.node.stop();
-    m.node.set("CBFS_PROXY_LIMIT", "8M");
+    m.node.set("CBFS_PROXY_LIMIT", &limit().to_string());
     m.node.start();
     fs::create_dir(m.at("big")).unwrap();
-    for number in 0..SNAPSHOT / MIB {
+    for number in 0..contents() / MIB {
         let path = m.at(format!("big/{number}"));
         fs::write(path, noise(number, MIB as usize)).unwrap();
     }
     m
+}
+
+/// Take a snapshot to its end, however large it is; answers its number.
+fn snapshot(m: &Master) -> u64 {
+    let number = m.snapshot_until("queued");
+    wait_for(m, number);
+    number
+}
+
+fn wait_for(m: &Master, number: u64) {
+    let snapshot = format!("{}@{number}", m.fs);
+    let seconds = (300 + contents() / MIB).to_string();
+    let args = ["snapshot", "watch", &snapshot, "--timeout", &seconds];
+    m.node.ctl(args).ok();
 }
 
 fn status_lines(m: &Master, number: u64) -> Vec<Value> {
@@ -51,11 +84,69 @@ fn a_snapshot_larger_than_the_proxy_cache_completes_within_it() {
     needs_fuse!();
     let m = small_cache();
     let wanted = m.fingerprint();
-    let number = m.snapshot();
+    let number = snapshot(&m);
     let lines = status_lines(&m, number);
     let most = peak(&lines);
     assert!(most > 0, "{lines:?}");
-    assert!(most <= LIMIT, "{most} bytes waited for the bucket");
+    assert!(most <= limit(), "{most} bytes waited for the bucket");
+    m.assert_snapshot_is(number, &wanted);
+}
+
+fn sent(m: &Master, number: u64) -> Vec<Value> {
+    let mut lines = status_lines(m, number);
+    lines.retain(|l| l["event"] == "object_sent");
+    lines
+}
+
+/// Wait until so many objects have arrived.
+fn until_sent(m: &Master, number: u64, wanted: usize) {
+    while sent(m, number).len() < wanted {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_bucket_that_vanishes_half_way_is_waited_for_and_what_had_arrived_is_not_sent_again() {
+    needs_fuse!();
+    let m = small_cache();
+    let wanted = m.fingerprint();
+    let number = m.snapshot_until("writing");
+    until_sent(&m, number, 2);
+    let away = m.bucket.take_away();
+    let path = format!("/v1/snapshots/{}/{number}", m.fs);
+    let request = || -> Value { serde_json::from_str(&m.node.get(&path)).unwrap() };
+    let started = Instant::now();
+    let waiting = loop {
+        let request = request();
+        if request["retries"].as_u64() > Some(0) {
+            break request;
+        }
+        assert!(started.elapsed() < PATIENCE, "{request}\n{}", m.node.log());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // It is not given up, and a person can see why it does not go on.
+    assert_eq!(waiting["state"], "writing", "{waiting}");
+    assert_eq!(waiting["failure"], Value::Null, "{waiting}");
+    let instance = m.node.json(["instance", "show", &m.fs]);
+    assert_eq!(instance["health"], "degraded", "{instance:#}");
+    let told = instance["problems"].to_string();
+    assert!(told.contains("the bucket does not take objects"), "{told}");
+    let status = m.node.ctl(["status"]).ok();
+    assert!(
+        status.contains("the bucket does not take objects"),
+        "{status}"
+    );
+    away.bring_back();
+    wait_for(&m, number);
+    let instance = m.node.json(["instance", "show", &m.fs]);
+    assert_eq!(instance["health"], "ok", "{instance:#}");
+    let sent = sent(&m, number);
+    let keys: BTreeSet<&str> = sent.iter().map(|l| l["key"].as_str().unwrap()).collect();
+    assert_eq!(keys.len(), sent.len(), "sent twice: {sent:#?}");
+    let lines = status_lines(&m, number);
+    let attempts = lines.iter().filter(|l| l["event"] == "attempt");
+    // One before the cut, one after it.
+    assert_eq!(attempts.count(), 2, "{lines:?}");
     m.assert_snapshot_is(number, &wanted);
 }
 
@@ -65,16 +156,9 @@ fn a_daemon_killed_while_it_sends_more_than_the_cache_holds_goes_on() {
     let m = small_cache();
     let wanted = m.fingerprint();
     let number = m.snapshot_until("writing");
-    let sent = || {
-        let lines = status_lines(&m, number);
-        let sent = lines.iter().filter(|l| l["event"] == "object_sent");
-        sent.count()
-    };
-    while sent() < 2 {
-        std::thread::yield_now();
-    }
+    until_sent(&m, number, 2);
     m.node.kill9();
     m.node.start();
-    m.wait_for(number);
+    wait_for(&m, number);
     m.assert_snapshot_is(number, &wanted);
 }

@@ -56,25 +56,6 @@ fn until(m: &Master, number: u64, wanted: impl Fn(&Value) -> bool) -> Value {
     }
 }
 
-/// A bucket that is out of reach until it is brought back.
-struct Away {
-    home: PathBuf,
-    hidden: PathBuf,
-}
-
-impl Away {
-    fn hide(m: &Master) -> Away {
-        let home = m.bucket.dir().to_owned();
-        let hidden = home.with_extension("away");
-        fs::rename(&home, &hidden).unwrap();
-        Away { home, hidden }
-    }
-
-    fn bring_back(self) {
-        fs::rename(self.hidden, self.home).unwrap();
-    }
-}
-
 fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).unwrap().next().is_none()
 }
@@ -97,7 +78,7 @@ fn queued_requests_tell_their_place_and_are_cancelled_at_once() {
     needs_fuse!();
     let m = Master::with_directory_bucket();
     fs::write(m.at("file"), "contents").unwrap();
-    let away = Away::hide(&m);
+    let away = m.bucket.take_away();
     let running = create(&m);
     until(&m, running, |r| r["retries"].as_u64() > Some(0));
     let (second, third) = (create(&m), create(&m));
@@ -122,7 +103,7 @@ fn a_request_that_is_carried_out_is_cancelled_without_garbage_and_its_changes_st
     m.snapshot();
     fs::write(m.at("small"), "first").unwrap();
     fs::write(m.at("large"), noise(2, 3 << 20)).unwrap();
-    let away = Away::hide(&m);
+    let away = m.bucket.take_away();
     let number = create(&m);
     until(&m, number, |r| r["retries"].as_u64() > Some(0));
     // Preserved for the snapshot under way.
@@ -171,7 +152,7 @@ fn a_withdrawal_survives_the_daemon() {
     needs_fuse!();
     let m = Master::with_directory_bucket();
     fs::write(m.at("file"), "contents").unwrap();
-    let away = Away::hide(&m);
+    let away = m.bucket.take_away();
     let number = create(&m);
     until(&m, number, |r| r["retries"].as_u64() > Some(0));
     m.node.kill9();
@@ -194,7 +175,7 @@ fn a_cancelled_request_is_taken_up_again_under_its_number() {
     needs_fuse!();
     let m = Master::with_directory_bucket();
     fs::write(m.at("file"), "first").unwrap();
-    let away = Away::hide(&m);
+    let away = m.bucket.take_away();
     let number = create(&m);
     until(&m, number, |r| r["retries"].as_u64() > Some(0));
     act(&m, "cancel", number).ok();
@@ -219,7 +200,7 @@ fn a_request_is_not_taken_up_again_behind_a_later_snapshot() {
     needs_fuse!();
     let m = Master::with_directory_bucket();
     fs::write(m.at("file"), "first").unwrap();
-    let away = Away::hide(&m);
+    let away = m.bucket.take_away();
     let number = create(&m);
     until(&m, number, |r| r["retries"].as_u64() > Some(0));
     act(&m, "cancel", number).ok();
@@ -320,8 +301,8 @@ fn the_latest_and_held_snapshots_are_not_deleted() {
 
 // ---------------------------------------------------------------- failures
 
-/// Take one HTTP request and answer 200; its body.
-fn one_post(listener: &std::net::TcpListener) -> String {
+/// Take one HTTP request and answer with this status; its body.
+fn one_post(listener: &std::net::TcpListener, status: &str) -> String {
     use std::io::{Read, Write};
     let (mut stream, _) = listener.accept().unwrap();
     let mut request = Vec::new();
@@ -338,9 +319,9 @@ fn one_post(listener: &std::net::TcpListener) -> String {
                     .ok()
             });
             if body.len() >= length.unwrap_or(0) {
-                stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                    .unwrap();
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).unwrap();
                 return body.to_owned();
             }
         }
@@ -348,47 +329,103 @@ fn one_post(listener: &std::net::TcpListener) -> String {
     }
 }
 
+/// Who is told of failures: a webhook and a command, by a policy that gives up after a second.
+struct Hear {
+    posts: std::sync::mpsc::Receiver<String>,
+    told: PathBuf,
+}
+
+impl Hear {
+    /// The webhook answers one request after the other with these.
+    fn of(m: &Master, answers: &'static [&'static str]) -> Hear {
+        let told = m.stage.path("told");
+        let script = m.stage.path("tell");
+        let text = format!(
+            "#!/bin/sh\nenv | grep ^CBFS_ > {0}.part; mv {0}.part {0}\n",
+            told.display()
+        );
+        fs::write(&script, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&script, mode).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let policy = format!(
+            "on_failure = [{:?}]\nwebhook = \"http://{}/hook\"\n[retry_for]\nuser = \"1s\"\n",
+            script.to_str().unwrap(),
+            listener.local_addr().unwrap()
+        );
+        fs::write(m.instance_dir().join("policy.toml"), policy).unwrap();
+        let (posted, posts) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut answers = answers.iter();
+            answers.all(|status| posted.send(one_post(&listener, status)).is_ok())
+        });
+        Hear { posts, told }
+    }
+
+    fn post(&self) -> Value {
+        serde_json::from_str(&self.posts.recv_timeout(PATIENCE).unwrap()).unwrap()
+    }
+
+    /// What the command found.
+    fn environment(&self, m: &Master) -> String {
+        let started = std::time::Instant::now();
+        while !self.told.exists() {
+            assert!(started.elapsed() < PATIENCE, "{}", m.node.log());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        fs::read_to_string(&self.told).unwrap()
+    }
+}
+
+#[test]
+fn what_needs_a_person_fails_at_once_and_a_webhook_that_refuses_is_tried_again() {
+    needs_fuse!();
+    let m = Master::with_directory_bucket();
+    fs::write(m.at("file"), "contents").unwrap();
+    // Damage that only a person can judge: something else in the place of the manifest.
+    let manifest = m.bucket.dir().join(&m.fs).join("m/0000000001-e1.json");
+    fs::create_dir_all(manifest.parent().unwrap()).unwrap();
+    fs::write(&manifest, "no manifest").unwrap();
+    let hear = Hear::of(&m, &["500 Internal Server Error", "200 OK"]);
+    let number = create(&m);
+    let failed = until(&m, number, |r| r["state"] == "failed");
+    assert_eq!(failed["failure"], "permanent", "{failed}");
+    assert_nothing_is_left(&m);
+    let told = hear.environment(&m);
+    let line = "CBFS_FAILURE=permanent";
+    assert!(told.lines().any(|l| l == line), "{told}");
+    let refused = hear.post();
+    assert_eq!(refused["snapshot"]["failure"], "permanent", "{refused}");
+    assert_eq!(hear.post(), refused);
+    let failed = until(&m, number, |r| r["state"] == "failed");
+    assert_eq!(failed["failure"], "permanent", "{failed}");
+    // The cause removed, it is made good.
+    fs::remove_file(&manifest).unwrap();
+    act(&m, "retry", number).ok();
+    m.wait_for(number);
+    m.assert_snapshot_is(number, &m.fingerprint());
+}
+
 #[test]
 fn a_request_that_fails_too_long_is_given_up_and_people_are_told() {
     needs_fuse!();
     let m = Master::with_directory_bucket();
-    let told = m.stage.path("told");
-    let script = m.stage.path("tell");
-    let text = format!(
-        "#!/bin/sh\nenv | grep ^CBFS_ > {0}.part; mv {0}.part {0}\n",
-        told.display()
-    );
-    fs::write(&script, text).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&script, mode).unwrap();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let policy = format!(
-        "on_failure = [{:?}]\nwebhook = \"http://{}/hook\"\n[retry_for]\nuser = \"1s\"\n",
-        script.to_str().unwrap(),
-        listener.local_addr().unwrap()
-    );
-    fs::write(m.instance_dir().join("policy.toml"), policy).unwrap();
-    let (posted, hook) = std::sync::mpsc::channel();
-    std::thread::spawn(move || posted.send(one_post(&listener)));
+    let hear = Hear::of(&m, &["200 OK"]);
 
     fs::write(m.at("file"), "contents").unwrap();
-    let away = Away::hide(&m);
+    let away = m.bucket.take_away();
     let number = create(&m);
     let failed = until(&m, number, |r| r["state"] == "failed");
     assert_eq!(failed["failure"], "transient");
     assert_nothing_is_left(&m);
-    let body: Value = serde_json::from_str(&hook.recv_timeout(PATIENCE).unwrap()).unwrap();
+    let body = hear.post();
     assert_eq!(body["event"], "snapshot_failed");
     assert_eq!(body["snapshot"]["number"], number);
-    let started = std::time::Instant::now();
-    while !told.exists() {
-        assert!(started.elapsed().as_secs() < 30, "{}", m.node.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let told = fs::read_to_string(&told).unwrap();
+    let told = hear.environment(&m);
     for line in [
         format!("CBFS_FS={}", m.fs),
         format!("CBFS_SNAPSHOT={number}"),
+        "CBFS_FAILURE=transient".to_owned(),
     ] {
         assert!(told.lines().any(|l| l == line), "{told}");
     }
@@ -494,7 +531,7 @@ fn periodic_requests_coalesce_while_the_bucket_is_away_and_missed_ones_come_once
     fs::write(m.at("file"), "contents").unwrap();
     set(&m, &["--every", "1s"]);
     until_listed(&m, &[], |all| !periodic(all, "complete").is_empty());
-    let away = Away::hide(&m);
+    let away = m.bucket.take_away();
     until_listed(&m, &[], |all| {
         let open = all.iter().filter(|r| {
             let state = r["state"].as_str().unwrap();

@@ -46,7 +46,7 @@ impl SnapshotService {
     pub(super) fn carry_out(self: &Arc<Self>, number: SnapshotNumber) -> Result<()> {
         let mut pause = RETRY_PAUSE;
         loop {
-            self.wait_while_deleted(number);
+            self.wait_while_deleted(number)?;
             if self.stopping() {
                 return Ok(());
             }

@@ -4,11 +4,12 @@
 //! It is found out by the epoch watch, within 30 s while the bucket answers, and at once where `cbfsctl fs delete` runs on
 //! this node. A publication does not look: see `core::catalog`'s module on deletion for why that is harmless.
 
-use super::SnapshotService;
+use super::{SnapshotService, State};
 use cbfs_core::bucket::Cancellation;
 use cbfs_core::catalog;
 use cbfs_core::error::Result;
 use cbfs_core::ids::SnapshotNumber;
+use cbfs_core::snapshot::StatusEvent;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -89,15 +90,31 @@ impl SnapshotService {
         Ok(())
     }
 
-    /// Wait with a request while the file system is deleted; not when there is something to end about it.
-    pub(super) fn wait_while_deleted(&self, number: SnapshotNumber) {
-        let mut state = self.state.lock();
-        while state.deletion.is_some() && !state.stop && !self.instance.is_fenced() {
+    /// Wait with a request while the file system is deleted; not when there is something to end about it. What
+    /// failed until then does not count against the request any more: its log says so.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub(super) fn wait_while_deleted(&self, number: SnapshotNumber) -> Result<()> {
+        let failing = {
+            let state = self.state.lock();
             let status = state.requests.status(number);
-            if status.is_none_or(|status| status.cancel_requested || status.state.is_final()) {
-                return;
-            }
+            self.waits_for_undelete(&state, number)
+                && status.is_some_and(|s| s.failing_since.is_some())
+        };
+        if failing {
+            self.record(number, StatusEvent::FsDeleted)?;
+        }
+        let mut state = self.state.lock();
+        while self.waits_for_undelete(&state, number) {
             self.wake.wait(&mut state);
         }
+        Ok(())
+    }
+
+    fn waits_for_undelete(&self, state: &State, number: SnapshotNumber) -> bool {
+        let status = state.requests.status(number);
+        let is_open = status.is_some_and(|s| !s.cancel_requested && !s.state.is_final());
+        is_open && state.deletion.is_some() && !state.stop && !self.instance.is_fenced()
     }
 }

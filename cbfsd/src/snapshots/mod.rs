@@ -244,12 +244,7 @@ impl SnapshotService {
         if let Some(name) = &request.name {
             validate_snapshot_name(name)?;
         }
-        self.refuse_when_fenced()?;
-        self.refuse_when_deleted()?;
-        if let Some(name) = &request.name {
-            self.look_for_deleted(name);
-            self.is_not_a_former_masters(name)?;
-        }
+        self.may_be_asked_for(request.name.as_deref())?;
         // Its log must be written on a full disk too.
         let _room = self.instance.lend_room()?;
         let info = {
@@ -269,6 +264,15 @@ impl SnapshotService {
         let info = info.ok_or_else(|| Error::failed("the request vanished"))?;
         (self.on_change)(info.clone());
         Ok(info)
+    }
+
+    /// Whether a request with this name may be queued at all; what the bucket tells of the name is noted.
+    fn may_be_asked_for(&self, name: Option<&str>) -> Result<()> {
+        self.refuse_when_fenced()?;
+        self.refuse_when_deleted()?;
+        let Some(name) = name else { return Ok(()) };
+        self.look_for_deleted(name);
+        self.is_not_a_former_masters(name)
     }
 
     fn refuse_when_fenced(&self) -> Result<()> {

@@ -7,9 +7,11 @@ use cbfs_core::api::SnapshotInfo;
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::snapshot::{FailureType, SnapshotKind};
 use parking_lot::{Condvar, Mutex};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use std::collections::VecDeque;
-use std::process::{Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -54,6 +56,7 @@ pub(super) struct Notifier {
 
 struct Shared {
     node: String,
+    command_patience: Duration,
     queue: Mutex<Queue>,
     wake: Condvar,
 }
@@ -63,6 +66,7 @@ impl Notifier {
         Notifier {
             shared: Arc::new(Shared {
                 node: node.to_owned(),
+                command_patience: COMMAND_PATIENCE,
                 queue: Mutex::default(),
                 wake: Condvar::new(),
             }),
@@ -157,7 +161,7 @@ impl Shared {
         false
     }
 
-    /// Run a program, without a shell. One that takes too long is killed.
+    /// Run a program, without a shell. One that takes too long is killed, and what it has started with it.
     fn run_command(&self, program: &str, args: &[String], snapshot: &SnapshotInfo) -> Result<()> {
         let describe = || format!("{program} could not be run");
         let mut command = Command::new(program);
@@ -165,7 +169,8 @@ impl Shared {
             .args(args)
             .envs(environment(&self.node, snapshot))
             .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            .process_group(0);
         let mut child = command.spawn().context(describe)?;
         let started = Instant::now();
         loop {
@@ -173,8 +178,8 @@ impl Shared {
                 return ended_well(program, status);
             }
             let goes_on = self.pause(LOOK_AGAIN);
-            if !goes_on || started.elapsed() >= COMMAND_PATIENCE {
-                child.kill().context(describe)?;
+            if !goes_on || started.elapsed() >= self.command_patience {
+                kill_group_of(&child).context(describe)?;
                 child.wait().context(describe)?;
                 let why = if goes_on {
                     "it took too long"
@@ -223,6 +228,11 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Kill a program that was not waited for yet, and everything in its process group.
+fn kill_group_of(leader: &Child) -> std::io::Result<()> {
+    Ok(kill_process_group(Pid::from_child(leader), Signal::KILL)?)
 }
 
 /// What the command finds in its environment.
@@ -293,5 +303,52 @@ mod tests {
         ] {
             assert_eq!(without_secrets(url), "hooks.example");
         }
+    }
+
+    fn failed(failure: FailureType) -> SnapshotInfo {
+        serde_json::from_value(serde_json::json!({
+            "fs": "home-6f1c2a52-8f8a-4d0e-9a53-0c2ad9d1a2b3", "number": 3, "kind": "user", "state": "failed",
+            "epoch": 1, "requested_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:01Z",
+            "failure": failure, "reason": "no\u{0} room",
+        }))
+        .unwrap()
+    }
+
+    fn shell(patience: Duration, script: &str, snapshot: &SnapshotInfo) -> Result<()> {
+        let shared = Shared {
+            node: "n".to_owned(),
+            command_patience: patience,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+        };
+        shared.run_command("sh", &["-c".to_owned(), script.to_owned()], snapshot)
+    }
+
+    #[test]
+    fn the_command_is_told_the_type_of_the_failure_and_what_it_answers_counts() {
+        let long = Duration::from_secs(60);
+        for failure in [FailureType::Permanent, FailureType::Transient] {
+            let snapshot = failed(failure);
+            let name = format!("{failure:?}").to_lowercase();
+            let script = format!("test \"$CBFS_FAILURE $CBFS_REASON\" = '{name} no? room'");
+            shell(long, &script, &snapshot).unwrap();
+        }
+        let error = shell(long, "exit 3", &failed(FailureType::Permanent)).unwrap_err();
+        assert!(error.to_string().contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_takes_too_long_is_killed_with_what_it_has_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        // Both hold the pipe open for writing: its reader comes to an end when both are gone.
+        let script = format!("exec 3> '{}'; sleep 600 & wait", pipe.display());
+        let reader = std::thread::spawn(move || std::fs::read(pipe));
+        let patience = Duration::from_millis(300);
+        let error = shell(patience, &script, &failed(FailureType::Permanent)).unwrap_err();
+        assert!(error.to_string().contains("it took too long"), "{error}");
+        assert_eq!(reader.join().unwrap().unwrap(), b"");
     }
 }

@@ -71,50 +71,66 @@ impl SnapshotService {
     }
 
     /// Put a failed or cancelled request back into the queue, at the place of its number: a new cut, the
-    /// same number, name and log.
+    /// same number, name and log. With `dry_run` nothing changes, and the answer is how it stands.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when it is not in such a state, a later snapshot has its changes, or its
-    /// name was taken meanwhile.
-    pub fn retry(&self, number: SnapshotNumber) -> Result<SnapshotInfo> {
-        self.refuse_when_fenced()?;
-        self.refuse_when_deleted()?;
-        if let Some(name) = self.get(number)?.name {
-            self.look_for_deleted(&name);
-        }
-        let _room = self.instance.lend_room()?;
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Conflict`] when it is not in such a state, a later snapshot has its changes, its
+    /// name was taken meanwhile, or nothing is published any more (fenced, deleted).
+    pub fn retry(&self, number: SnapshotNumber, dry_run: bool) -> Result<SnapshotInfo> {
+        let name = self.get(number)?.name;
+        self.may_be_asked_for(name.as_deref())?;
+        // Its log must be written on a full disk too.
+        let _room = if dry_run {
+            None
+        } else {
+            self.instance.lend_room()?
+        };
         let info = {
             let mut state = self.state.lock();
-            let status = state.requests.status(number).cloned();
-            let status = status.ok_or_else(|| self.unknown(number))?;
-            if !matches!(
-                status.state,
-                SnapshotState::Failed | SnapshotState::Cancelled
-            ) {
-                let text = format!(
-                    "snapshot {number} of {} is {}: there is nothing to retry",
-                    self.fs,
-                    status.state.name()
-                );
-                return Err(Error::new(ErrorKind::Conflict, text).hint(format!(
-                    "`cbfsctl snapshot show {}@{number}` tells how it stands",
-                    self.fs
-                )));
+            self.may_be_retried(&state, number)?;
+            if !dry_run {
+                let queued = SnapshotState::Queued;
+                state
+                    .requests
+                    .append(number, StatusEvent::State { state: queued })?;
             }
-            self.no_later_cut(&state, number)?;
-            if let Some(name) = &status.name {
-                self.name_is_free(&state, name)?;
-            }
-            let queued = SnapshotState::Queued;
-            state
-                .requests
-                .append(number, StatusEvent::State { state: queued })?;
             state.requests.info(&self.fs, number)
         };
-        self.wake.notify_all();
         let info = info.ok_or_else(|| self.unknown(number))?;
-        (self.on_change)(info.clone());
+        if !dry_run {
+            self.wake.notify_all();
+            (self.on_change)(info.clone());
+        }
         Ok(info)
+    }
+
+    fn may_be_retried(&self, state: &State, number: SnapshotNumber) -> Result<()> {
+        let status = state.requests.status(number);
+        let status = status.ok_or_else(|| self.unknown(number))?;
+        if !matches!(
+            status.state,
+            SnapshotState::Failed | SnapshotState::Cancelled
+        ) {
+            let text = format!(
+                "snapshot {number} of {} is {}: there is nothing to retry",
+                self.fs,
+                status.state.name()
+            );
+            return Err(Error::new(ErrorKind::Conflict, text).hint(format!(
+                "`cbfsctl snapshot show {}@{number}` tells how it stands",
+                self.fs
+            )));
+        }
+        self.no_later_cut(state, number)?;
+        match &status.name {
+            Some(name) => self.name_is_free(state, name).map_err(|taken| {
+                taken.hint(format!(
+                    "`cbfsctl snapshot create {} --name …` makes one with another name",
+                    self.fs
+                ))
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Invariant: snapshots are cut in the order of their numbers. Else the highest number would not be the

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::epoch::BaseSnapshot;
 use crate::format::mark::SnapshotMark;
 use crate::format::{self, keys};
-use crate::handle::Handle;
+use crate::handle::{Handle, SnapshotSelector};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -206,6 +206,46 @@ pub fn hold_snapshot(bucket: &dyn Bucket, mark: &SnapshotMark) -> Result<u32> {
         return Err(deleted);
     }
     Ok(nth)
+}
+
+/// The snapshot that `selector` means for who releases it: one of the current lineage if that is held, else one with that
+/// number or name whose hold stands although it is deleted or diverged. A hold and a deletion that raced may both stand, and a
+/// promotion leaves held ones behind: nobody could lift those holds otherwise, and they keep [`super::delete_fs`] from its work.
+/// Costs as [`find_snapshot_id`](super::find_snapshot_id), and a listing; for a name also a GET for each such one.
+///
+/// # Errors
+/// As [`super::find_snapshot`] when there is neither. One of the current lineage that is not held is answered all the same.
+pub fn find_held(
+    bucket: &dyn Bucket,
+    fs: &Handle,
+    selector: &SnapshotSelector,
+) -> Result<BaseSnapshot> {
+    let live = snapshots::find_snapshot_id(bucket, fs, selector)?;
+    let held: BTreeSet<BaseSnapshot> = standing(&hold_keys(bucket, fs)?)
+        .into_iter()
+        .map(|(snapshot, _)| snapshot)
+        .collect();
+    if let Some(live) = live.filter(|live| held.contains(live)) {
+        return Ok(live);
+    }
+    for id in held.into_iter().rev() {
+        let is_meant = match selector {
+            SnapshotSelector::Latest => false,
+            SnapshotSelector::Number(number) => id.number == *number,
+            SnapshotSelector::Name(name) => {
+                let manifest = snapshots::load_manifest(bucket, fs, id.number, id.epoch)?;
+                manifest.name.as_ref() == Some(name)
+            }
+        };
+        if is_meant {
+            return Ok(id);
+        }
+    }
+    match live {
+        Some(live) => Ok(live),
+        // For its words.
+        None => snapshots::find_snapshot(bucket, fs, selector).map(|manifest| manifest.id()),
+    }
 }
 
 /// Release all holds of a snapshot; answers how many there were.

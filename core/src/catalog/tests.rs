@@ -587,6 +587,43 @@ fn a_held_snapshot_cannot_be_deleted_until_all_its_holds_are_released() {
 }
 
 #[test]
+fn a_hold_beside_a_deletion_or_on_a_diverged_snapshot_can_be_released() {
+    let w = World::new();
+    w.promote(1, None);
+    for (number, name) in [(1, Some("a")), (2, None), (3, None)] {
+        w.publish(number, 1, name);
+    }
+    let held = |selector: &str| find_held(&w.bucket, &w.fs, &selector.parse().unwrap());
+    assert_eq!(held("1").unwrap(), id(1, 1), "told that it is not held");
+    assert_eq!(held("7").unwrap_err().kind(), ErrorKind::NotFound);
+    // Who deleted had looked for holds before this one stood.
+    hold_snapshot(&w.bucket, &mark(&w, 1, None)).unwrap();
+    marks::delete_mark(&w.bucket, &mark(&w, 1, None)).unwrap();
+    hold_snapshot(&w.bucket, &mark(&w, 3, None)).unwrap();
+    w.promote(2, Some((2, 1)));
+    w.publish(3, 2, None);
+    for selector in ["1", "a"] {
+        assert_eq!(w.find(selector).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(held(selector).unwrap(), id(1, 1));
+    }
+    assert_eq!(w.find("3").unwrap(), (3, 2));
+    assert_eq!(held("3").unwrap(), id(3, 1));
+    // Of two that are held the one that can be seen comes first.
+    let now = SnapshotMark::new(w.fs.clone(), id(3, 2), None, w.fixed.now().to_rfc3339());
+    hold_snapshot(&w.bucket, &now).unwrap();
+    assert_eq!(held("3").unwrap(), id(3, 2));
+    assert_eq!(held("latest").unwrap(), id(3, 2));
+    release_snapshot(&w.bucket, &now).unwrap();
+    let refused = fs_may_be_deleted(&w.bucket, &w.fs).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    for number in [1, 3] {
+        assert_eq!(held(&number.to_string()).unwrap(), id(number, 1));
+        release_snapshot(&w.bucket, &mark(&w, number, None)).unwrap();
+    }
+    fs_may_be_deleted(&w.bucket, &w.fs).unwrap();
+}
+
+#[test]
 fn a_number_that_was_given_up_is_closed_once_and_is_no_snapshot_to_be_seen() {
     let w = World::new();
     w.promote(1, None);

@@ -137,7 +137,10 @@ pub fn find_attempt(
         (None, _) => {
             let text = format!("{fs} has no metadata tarball of snapshot {number}");
             Err(Error::new(ErrorKind::NotFound, text)
-                .hint("a snapshot in which nothing changed has none; rebuild the one it builds on"))
+                .hint(format!(
+                "`cbfsctl snapshot list {fs}` shows which there are; one in which nothing changed has no \
+                 tarball: rebuild the one it builds on"
+            )))
         }
         (Some(last), false) => {
             let text = format!(

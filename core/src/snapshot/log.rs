@@ -222,6 +222,7 @@ fn is_built_upon(event: &StatusEvent) -> bool {
         StatusEvent::Requested { .. }
         | StatusEvent::Attempt { .. }
         | StatusEvent::Retry { .. }
+        | StatusEvent::FsDeleted
         | StatusEvent::CancelRequested
         | StatusEvent::ObjectsRemoved { .. }
         | StatusEvent::Failure { .. } => true,

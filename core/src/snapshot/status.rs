@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// The events this version knows; others are from a newer one.
-const KNOWN_EVENTS: [&str; 12] = [
+const KNOWN_EVENTS: [&str; 13] = [
     "requested",
     "attempt",
     "state",
@@ -19,6 +19,7 @@ const KNOWN_EVENTS: [&str; 12] = [
     "object_made",
     "object_sent",
     "retry",
+    "fs_deleted",
     "cancel_requested",
     "objects_removed",
     "failure",
@@ -223,6 +224,7 @@ impl SnapshotStatus {
                 self.failing_since.get_or_insert_with(|| line.at.clone());
                 self.reason = Some(reason.clone());
             }
+            StatusEvent::FsDeleted => self.begin_to_count_anew(),
             StatusEvent::CancelRequested => self.cancel_requested = true,
             StatusEvent::ObjectsRemoved { left, .. } => {
                 if *left == 0 {
@@ -239,11 +241,16 @@ impl SnapshotStatus {
         Ok(())
     }
 
+    /// How long nothing has worked is counted from the next failure.
+    fn begin_to_count_anew(&mut self) {
+        self.failing_since = None;
+        self.failed_attempts = 0;
+    }
+
     fn enter(&mut self, state: SnapshotState, at: &str) {
         if self.state.is_final() || state == SnapshotState::Complete {
             // Taken up again by a person, or done: what went wrong before is over.
-            self.failing_since = None;
-            self.failed_attempts = 0;
+            self.begin_to_count_anew();
         }
         if state.is_final() {
             if state == SnapshotState::Cancelled && self.cancel_requested {

@@ -77,7 +77,7 @@ impl Verifier<'_> {
             }
             found.sort();
             let untold = match &self.lost[index] {
-                Lost::Layer(wanted) => named(layers, |layer| layer == wanted).is_empty(),
+                Lost::Layer(wanted) => self.unnamed.contains(wanted),
                 _ => false,
             };
             let headers_only = found.is_empty() && matches!(self.lost[index], Lost::Sections(..));
@@ -86,7 +86,11 @@ impl Verifier<'_> {
                 finding.holds += " (tar headers, or nothing that this snapshot reads)";
             }
             if untold {
-                finding.holds += " (of which files cannot be told without its metadata tarball)";
+                finding.holds += if found.is_empty() {
+                    " (of which files cannot be told without their metadata tarballs)"
+                } else {
+                    " (of which further files cannot be told without their metadata tarballs)"
+                };
             }
             finding.paths = found;
         }

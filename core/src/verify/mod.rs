@@ -25,7 +25,7 @@ use crate::format::{self, ObjectRef, Seal, keys};
 use crate::handle::Handle;
 use crate::ids::SnapshotNumber;
 use crate::layers::{ExtentRow, Layer, Stack, open_immutable};
-use crate::rebuild;
+use crate::rebuild::{self, chain};
 use crate::snapshot::SnapshotStatus;
 use crate::toc::Toc;
 use files::Lost;
@@ -115,6 +115,7 @@ pub fn verify(verification: Verification<'_>) -> Result<Report> {
         the: verification,
         report: Report::default(),
         lost: Vec::new(),
+        unnamed: Vec::new(),
         total: 0,
     };
     verifier.run()?;
@@ -126,6 +127,8 @@ struct Verifier<'a> {
     report: Report,
     /// Beside each finding: what is lost by it.
     lost: Vec<Lost>,
+    /// Lost layers whose names are not all known.
+    unnamed: Vec<LayerRef>,
     total: u64,
 }
 
@@ -220,7 +223,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// The layers that are good; for a lost one its names from the metadata tarball beside it, so
+    /// The layers that are good; for a lost one its names from the metadata tarballs of its snapshots, so
     /// that files below it can still be named.
     fn layers(&mut self, manifest: &Manifest) -> Result<Vec<OpenLayer>> {
         let mut layers = Vec::with_capacity(manifest.layers.len());
@@ -250,25 +253,58 @@ impl Verifier<'_> {
             };
             match opened {
                 Some(open) => layers.push(open),
-                None => layers.extend(self.substitute(layer)?),
+                None => layers.extend(self.substitute(manifest, layer)?),
             }
         }
         Ok(layers)
     }
 
-    fn substitute(&mut self, layer: &LayerRef) -> Result<Option<OpenLayer>> {
-        let Some(folder) = layer.object.key.strip_suffix(keys::LAYER) else {
-            return Ok(None);
-        };
-        let key = format!("{folder}{}", keys::tarball(0));
-        let path = self.the.scratch.path("names.sqlite");
-        match rebuild::names_alone(self.the.bucket, self.the.fs, &key, &path) {
-            Ok(database) => Ok(Some(OpenLayer {
-                object: layer.clone(),
-                database: Arc::new(database),
-            })),
-            Err(e) => self.judge(e).map(|_| None), // told when its turn comes
+    /// What metadata tarballs tell of a lost layer, newest first.
+    fn substitute(&mut self, manifest: &Manifest, lost: &LayerRef) -> Result<Vec<OpenLayer>> {
+        let (bucket, fs) = (self.the.bucket, self.the.fs);
+        let (tarballs, mut all) = self.tarballs_of(manifest, lost)?;
+        let mut found = Vec::with_capacity(tarballs.len());
+        for key in tarballs {
+            let path = self.the.scratch.path("names.sqlite");
+            match rebuild::names_alone(bucket, fs, &key, &path) {
+                Ok(database) => found.push(OpenLayer {
+                    object: lost.clone(),
+                    database: Arc::new(database),
+                }),
+                Err(e) => {
+                    self.judge(e)?;
+                    all = false;
+                }
+            }
         }
+        if !all {
+            self.unnamed.push(lost.clone());
+        }
+        Ok(found)
+    }
+
+    /// The metadata tarballs of the snapshots that a layer is of, newest first, and whether these are all.
+    fn tarballs_of(&self, manifest: &Manifest, layer: &LayerRef) -> Result<(Vec<String>, bool)> {
+        let in_folder = |folder: &str| format!("{folder}{}", keys::tarball(0));
+        if let Some(folder) = layer.object.key.strip_suffix(keys::LAYER) {
+            return Ok((vec![in_folder(folder)], true));
+        }
+        let mut tarballs = Vec::new();
+        let mut next = manifest.parent;
+        while let Some(id) = next.filter(|id| id.number >= layer.from) {
+            let found = chain::link(self.the.bucket, self.the.fs, id.number, Some(id.epoch));
+            let link = match found {
+                Ok(link) => link,
+                // Its manifest is lost, and several attempts may be meant.
+                Err(e) if e.kind() == ErrorKind::Conflict => return Ok((tarballs, false)),
+                Err(e) => return self.judge(e).map(|_| (tarballs, false)),
+            };
+            if id.number <= layer.to {
+                tarballs.extend(link.folder.as_deref().map(in_folder));
+            }
+            next = link.parent.filter(|parent| parent.number < id.number);
+        }
+        Ok((tarballs, true))
     }
 
     /// The metadata tarball.

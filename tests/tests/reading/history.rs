@@ -56,11 +56,10 @@ fn history_in_deleted_snapshots_is_told_and_what_is_gone_is_a_gap() {
 fn recent_history_stays_on_the_node_within_its_bounds() {
     needs_fuse!();
     let m = with_a_deleted_snapshot();
-    let away = m.bucket.dir().with_extension("away");
     let without_bucket = |args: &[&str]| {
-        fs::rename(m.bucket.dir(), &away).unwrap();
+        let away = m.bucket.take_away();
         let ran = m.node.ctl(["log", "home"].iter().chain(args));
-        fs::rename(&away, m.bucket.dir()).unwrap();
+        away.bring_back();
         assert_eq!(ran.code, Some(0), "{ran:?}");
         ran
     };

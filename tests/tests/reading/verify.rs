@@ -172,6 +172,108 @@ fn a_flipped_byte_in_any_object_is_found_and_named_with_the_files_it_holds() {
 }
 
 #[test]
+fn a_flipped_byte_in_a_merged_layer_is_named_with_the_files_of_all_its_snapshots() {
+    needs_fuse!();
+    let m = two_snapshots();
+    let merged = |number: u64| {
+        let layers = manifest(&m, number)["layers"].clone();
+        let keys = layers.as_array().unwrap().iter();
+        let mut keys = keys.map(|l| l["key"].as_str().unwrap().to_owned());
+        keys.find(|key| key.starts_with("layers/"))
+    };
+    // Merges are made beside snapshots: some later one lists the first.
+    let (number, key) = (3..200)
+        .find_map(|n| {
+            fs::write(m.at("counter"), n.to_string()).unwrap();
+            assert_eq!(m.snapshot(), n);
+            merged(n).map(|key| (n, key))
+        })
+        .expect("layers are merged");
+    let snapshot = format!("home@{number}");
+    let path = object(&m, &key);
+    let size = fs::read(&path).unwrap().len();
+    let all = [
+        "",
+        "counter",
+        "dir",
+        "dir/first",
+        "dir/mode",
+        "dir/old-large",
+        "dir/old-small",
+        "new",
+    ];
+    for at in [0, size / 2, size - 1] {
+        let finding = with_damage(&path, flip(at), || only_finding(&m, &[&snapshot], &key));
+        assert_eq!(files(&finding), all, "byte {at}: {finding:#}");
+        let holds = finding["holds"].as_str().unwrap();
+        assert!(holds.contains("in snapshots 1 to "), "{finding:#}");
+        assert!(!holds.contains("cannot be told"), "{finding:#}");
+    }
+    // Where one of their metadata tarballs is gone too, that is said.
+    let tarball = object(&m, &key_of(&m, 1, "meta_tarball"));
+    let aside = tarball.with_extension("aside");
+    fs::rename(&tarball, &aside).unwrap();
+    let finding = with_damage(&path, flip(0), || only_finding(&m, &[&snapshot], &key));
+    fs::rename(&aside, &tarball).unwrap();
+    let holds = finding["holds"].as_str().unwrap();
+    assert!(
+        holds.contains("further files cannot be told"),
+        "{finding:#}"
+    );
+    assert!(files(&finding).contains(&"new"), "{finding:#}");
+}
+
+#[test]
+fn a_flipped_byte_in_what_all_snapshots_share_is_found_and_the_object_named() {
+    needs_fuse!();
+    let m = two_snapshots();
+    m.node.ctl(["fs", "set", "home", "--keep-last", "9"]).ok();
+    // A second epoch, with its claim and its base.
+    let node = m.stage.node("b");
+    node.start();
+    let url = m.bucket.url();
+    let promote = ["epoch", "promote", &m.fs, "--previous-epoch", "1"];
+    let confirm = ["--confirm", &m.fs, "--bucket", url];
+    node.ctl(promote.iter().chain(&confirm)).ok();
+    let config = m.bucket.dir().join(format!("{}.config", m.fs));
+    let whole = Outsider::of(&m).ctl(&["snapshot", "verify", "home@2"]);
+    assert_eq!(whole.code, Some(0), "{whole:?}");
+    let cases: [(PathBuf, &str, &[&str]); 5] = [
+        (config, ".config", &["snapshot", "verify", "home@2"]),
+        (
+            object(&m, "epochs/00001.json"),
+            "epochs/00001.json",
+            &["snapshot", "verify", "home@2"],
+        ),
+        (
+            object(&m, "epochs/00002.json"),
+            "epochs/00002.json",
+            &["snapshot", "verify", "home@2"],
+        ),
+        (
+            object(&m, "epochs/00002.base.json"),
+            "epochs/00002.base.json",
+            &["snapshot", "verify", "home@2"],
+        ),
+        // Snapshots do without it.
+        (
+            object(&m, "config/000001.json"),
+            "config/000001.json",
+            &["fs", "show", "home"],
+        ),
+    ];
+    for (path, key, args) in cases {
+        let size = fs::read(&path).unwrap().len();
+        for at in [0, size / 2, size - 2] {
+            let ran = with_damage(&path, flip(at), || Outsider::of(&m).ctl(args));
+            assert_eq!(ran.code, Some(14), "{key}, byte {at}: {ran:?}");
+            let said = ran.stdout.clone() + &ran.stderr;
+            assert!(said.contains(key), "{key}, byte {at}: {ran:?}");
+        }
+    }
+}
+
+#[test]
 fn an_object_cut_short_or_missing_is_found_without_reading_contents() {
     needs_fuse!();
     let m = two_snapshots();

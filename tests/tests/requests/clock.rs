@@ -1,4 +1,4 @@
-use super::until;
+use super::{create, log_lines, request, until, until_it_is_tried_again};
 use cbfs_tests::{Master, needs_fuse};
 use serde_json::Value;
 use std::fs;
@@ -123,4 +123,52 @@ fn retention_refuses_while_the_clocks_of_node_and_store_differ() {
     until(&c.m, "retention", || (c.deleted() == [1, 2]).then_some(()));
     let health = c.m.node.json(["instance", "show", &c.m.fs])["health"].clone();
     assert_eq!(health, "ok");
+}
+
+#[test]
+fn time_in_which_the_file_system_is_deleted_does_not_count_as_failing() {
+    needs_fuse!();
+    let c = Clocked::new();
+    let m = &c.m;
+    if !m.bucket.is_directory() {
+        return; // it puts something in the way, which only a directory allows
+    }
+    m.node.stop();
+    m.node.set("CBFS_EPOCH_CHECK", "0.2");
+    m.node.start();
+    let policy = "[retry_for]\nuser = \"1h\"\n";
+    fs::write(m.instance_dir().join("policy.toml"), policy).unwrap();
+    fs::write(m.at("file"), "contents").unwrap();
+    let objects = m.bucket.dir().join(&m.fs).join("s");
+    fs::write(&objects, "in the way").unwrap();
+    let number = create(m, &[]);
+    until_it_is_tried_again(m, number);
+    let outsider = m.stage.node("outsider");
+    let of_fs = |words: &[&str]| {
+        let line = words.iter().copied().chain(["--bucket", m.bucket.url()]);
+        outsider.ctl(line).ok();
+    };
+    of_fs(&[
+        "fs",
+        "delete",
+        &m.fs,
+        "--confirm",
+        &m.fs,
+        "--even-if-in-use",
+    ]);
+    until(m, "its waiting", || {
+        let lines = log_lines(m, number);
+        (lines.last().unwrap()["event"] == "fs_deleted").then_some(())
+    });
+    c.set(2 * 3600);
+    let before = request(m, number)["retries"].as_u64();
+    of_fs(&["fs", "undelete", &m.fs]);
+    until(m, "the next failure", || {
+        let request = request(m, number);
+        assert_ne!(request["state"], "failed", "{request}");
+        (request["retries"].as_u64() > before).then_some(())
+    });
+    fs::remove_file(&objects).unwrap();
+    m.wait_for(number);
+    m.assert_snapshot_is(number, &m.fingerprint());
 }

@@ -30,8 +30,7 @@ fn a_hundred_requests_run_in_their_order_and_share_no_object() {
     needs_fuse!();
     let m = Master::with_directory_bucket();
     fs::write(m.at("file"), "contents").unwrap();
-    let away = m.bucket.dir().with_extension("away");
-    fs::rename(m.bucket.dir(), &away).unwrap();
+    let away = m.bucket.take_away();
     let numbers: Vec<u64> = (0..100).map(|_| ask(&m)).collect();
     assert_eq!(numbers, Vec::from_iter(1..=100));
     let last = format!("{}@100", m.fs);
@@ -49,7 +48,7 @@ fn a_hundred_requests_run_in_their_order_and_share_no_object() {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
         });
-        fs::rename(&away, m.bucket.dir()).unwrap();
+        away.bring_back();
         let ended = m.node.ctl(["snapshot", "watch", &last, "--timeout", "300"]);
         done.store(true, Ordering::SeqCst);
         ended.ok();

@@ -95,7 +95,7 @@ fn a_damaged_status_log_is_named_and_all_others_work() {
 }
 
 #[test]
-fn a_snapshot_number_that_does_not_exist_is_told_by_every_command() {
+fn a_number_that_does_not_exist_is_told_by_every_command() {
     needs_fuse!();
     let m = Master::new();
     fs::write(m.at("file"), "contents").unwrap();
@@ -104,35 +104,111 @@ fn a_snapshot_number_that_does_not_exist_is_told_by_every_command() {
     let first = format!("{}@1", m.fs);
     let dir = m.stage.dir("nowhere");
     let dir = dir.to_str().unwrap();
-    let commands: [&[&str]; 12] = [
-        &["snapshot", "show", &unknown],
-        &["snapshot", "show", &unknown, "--all"],
-        &["snapshot", "watch", &unknown],
-        &["snapshot", "cancel", &unknown],
-        &["snapshot", "retry", &unknown],
-        &["snapshot", "verify", &unknown],
-        &["snapshot", "diff", &first, &unknown],
-        &["snapshot", "export", &unknown, "--to", dir],
-        &["snapshot", "hold", &unknown],
-        &["snapshot", "delete", &unknown, "--confirm", &m.fs],
-        &["index", "show", &unknown],
-        &[
-            "mount",
-            &unknown,
-            dir,
-            "--slave",
-            "--bucket",
-            m.bucket.url(),
-        ],
+    let url = m.bucket.url();
+    let no_such = 10;
+    let conflict = 11;
+    // Each says the number, what is wrong and what to do.
+    let commands: [(&[&str], i32, &str); 24] = [
+        (&["snapshot", "show", &unknown], no_such, "snapshot list"),
+        (
+            &["snapshot", "show", &unknown, "--all"],
+            no_such,
+            "snapshot list",
+        ),
+        (&["snapshot", "watch", &unknown], no_such, "snapshot list"),
+        (&["snapshot", "cancel", &unknown], no_such, "snapshot list"),
+        (
+            &["snapshot", "cancel", &unknown, "--dry-run"],
+            no_such,
+            "snapshot list",
+        ),
+        (&["snapshot", "retry", &unknown], no_such, "snapshot list"),
+        (
+            &["snapshot", "retry", &unknown, "--dry-run"],
+            no_such,
+            "snapshot list",
+        ),
+        (
+            &["snapshot", "verify", &unknown],
+            no_such,
+            "the latest is 1",
+        ),
+        (
+            &["snapshot", "verify", &unknown, "--deep"],
+            no_such,
+            "the latest is 1",
+        ),
+        (
+            &["snapshot", "diff", &first, &unknown],
+            no_such,
+            "the latest is 1",
+        ),
+        (
+            &["snapshot", "diff", &unknown, &first],
+            no_such,
+            "the latest is 1",
+        ),
+        (
+            &["snapshot", "export", &unknown, "--to", dir],
+            no_such,
+            "the latest is 1",
+        ),
+        (&["snapshot", "hold", &unknown], no_such, "the latest is 1"),
+        (
+            &["snapshot", "hold", &unknown, "--dry-run"],
+            no_such,
+            "the latest is 1",
+        ),
+        (
+            &["snapshot", "release", &unknown],
+            no_such,
+            "the latest is 1",
+        ),
+        (
+            &["snapshot", "release", &unknown, "--dry-run"],
+            no_such,
+            "the latest is 1",
+        ),
+        (
+            &["snapshot", "delete", &unknown, "--confirm", &m.fs],
+            no_such,
+            "the latest is 1",
+        ),
+        (&["index", "show", &unknown], no_such, "the latest is 1"),
+        (
+            &["index", "rebuild", &unknown, "--to", dir],
+            no_such,
+            "snapshot list",
+        ),
+        (
+            &["mount", &unknown, dir, "--slave", "--bucket", url],
+            no_such,
+            "the latest is 1",
+        ),
+        (&["umount", &unknown], no_such, "instance list"),
+        (&["umount", &unknown, "--dry-run"], no_such, "instance list"),
+        (
+            &["log", &m.fs, "--since", "@77"],
+            no_such,
+            "the latest is 1",
+        ),
+        (
+            &[
+                "epoch",
+                "promote",
+                &m.fs,
+                "--previous-epoch",
+                "77",
+                "--confirm",
+                &m.fs,
+            ],
+            conflict,
+            "--previous-epoch 1",
+        ),
     ];
-    for args in commands {
-        m.node.ctl(args).fails(10, &["77"]);
+    for (args, code, hint) in commands {
+        let said = m.node.ctl(args).fails(code, &["77"]);
+        let told = said.split_once("hint: ").unwrap().1;
+        assert!(told.contains(hint), "{args:?}: {said}");
     }
-    let log = m.node.ctl(["log", &m.fs, "--since", "@77"]);
-    log.fails(10, &["77"]);
-    let released = m.node.ctl(["snapshot", "release", &unknown]);
-    assert!(
-        [Some(10), Some(11)].contains(&released.code),
-        "{released:?}"
-    );
 }

@@ -211,6 +211,10 @@ fn entry(page: &mut Page<'_>, line: &StatusLine) {
             );
             (text, view.theme.dim)
         }
+        StatusEvent::FsDeleted => (
+            "waits: the file system is deleted".to_owned(),
+            view.theme.warning,
+        ),
         StatusEvent::CancelRequested => ("withdrawn".to_owned(), view.theme.warning),
         StatusEvent::Failure { failure, reason } => {
             let kind = format!("{failure:?}").to_lowercase();

@@ -6,6 +6,7 @@ use crate::client::DaemonClient;
 use crate::interrupt::{Interrupt, Unheard};
 use crate::output::{Outcome, printable};
 use cbfs_core::api::SnapshotInfo;
+use cbfs_core::handle::Handle;
 use cbfs_core::snapshot::SnapshotState;
 use cbfs_core::{Error, ErrorKind};
 use std::time::Duration;
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let parting = "not waiting any longer; the request stays withdrawn";
     let interrupt = Interrupt::install(parting, Unheard::End)?;
     if !info.state.is_final() {
-        let why = waits_for(&info, &client);
+        let why = waits_for(&info, &problems(&info.fs, &client));
         let output = &mut context.output;
         if args.no_wait {
             if output.is_json() {
@@ -104,24 +105,28 @@ fn not_cancelled(info: &SnapshotInfo) -> Error {
 }
 
 /// What has to happen before a withdrawn request is over.
-fn waits_for(info: &SnapshotInfo, client: &DaemonClient) -> String {
+fn waits_for(info: &SnapshotInfo, problems: &[String]) -> String {
     let what = match info.state {
         SnapshotState::Copying => {
             "its manifest may have been created, so the bucket is asked for that first"
         }
         _ => "its attempt comes to the end of the step at hand",
     };
-    let instances = client.instances().unwrap_or_default();
-    let of_fs = instances.into_iter().filter(|i| i.fs == info.fs);
-    let problems: Vec<String> = of_fs.flat_map(|i| i.problems).collect();
-    match problems.is_empty() {
-        true => format!("it is {}; {what}", info.state.name()),
-        false => format!(
-            "it is {}; {what} (status: {})",
-            info.state.name(),
-            printable(&problems.join("; "))
-        ),
+    let state = info.state.name();
+    match problems {
+        [] => format!("it is {state}; {what}"),
+        problems => {
+            let problems = printable(&problems.join("; "));
+            format!("it is {state}; {what} (status: {problems})")
+        }
     }
+}
+
+/// What this node's instances of a file system complain of; nothing where that cannot be had.
+fn problems(fs: &Handle, client: &DaemonClient) -> Vec<String> {
+    let instances = client.instances().unwrap_or_default();
+    let of_fs = instances.into_iter().filter(|i| i.fs == *fs);
+    of_fs.flat_map(|i| i.problems).collect()
 }
 
 fn would(request: &SnapshotInfo, context: &mut Context) -> Outcome {
@@ -146,15 +151,33 @@ fn would(request: &SnapshotInfo, context: &mut Context) -> Outcome {
 mod tests {
     use super::*;
 
+    fn info(state: &str) -> SnapshotInfo {
+        serde_json::from_value(serde_json::json!({
+            "fs": "home-6f1c2a52-8f8a-4d0e-9a53-0c2ad9d1a2b3", "number": 3, "kind": "user", "state": state, "epoch": 1,
+            "requested_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:01Z", "reason": "no room",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn in_every_state_it_is_told_what_is_waited_for() {
+        let states = ["queued", "collected", "writing", "written", "copying"];
+        let told = states.map(|state| waits_for(&info(state), &[]));
+        insta::assert_snapshot!(told.join("\n"), @r"
+        it is queued; its attempt comes to the end of the step at hand
+        it is collected; its attempt comes to the end of the step at hand
+        it is writing; its attempt comes to the end of the step at hand
+        it is written; its attempt comes to the end of the step at hand
+        it is copying; its manifest may have been created, so the bucket is asked for that first
+        ");
+        let problems = ["no bucket".to_owned(), "no room".to_owned()];
+        let told = waits_for(&info("writing"), &problems);
+        assert!(told.ends_with(" (status: no bucket; no room)"), "{told}");
+    }
+
     #[test]
     fn only_a_complete_one_was_withdrawn_too_late() {
-        let ended = |state: &str| {
-            let info = serde_json::from_value(serde_json::json!({
-                "fs": "home-6f1c2a52-8f8a-4d0e-9a53-0c2ad9d1a2b3", "number": 3, "kind": "user", "state": state, "epoch": 1,
-                "requested_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:01Z", "reason": "no room",
-            }));
-            not_cancelled(&info.unwrap())
-        };
+        let ended = |state: &str| not_cancelled(&info(state));
         let complete = ended("complete");
         assert_eq!(complete.kind(), ErrorKind::Conflict);
         assert!(complete.to_string().contains("too late"), "{complete}");

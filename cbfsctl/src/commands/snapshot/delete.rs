@@ -30,12 +30,8 @@ pub(crate) struct Args {
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let marked = Marked::find(
-        &args.snapshot,
-        &args.bucket,
-        &context.client()?,
-        args.confirm.dry_run,
-    )?;
+    let dry_run = args.confirm.dry_run;
+    let marked = Marked::find(&args.snapshot, &args.bucket, dry_run, context)?;
     let (bucket, m) = (&*marked.bucket, &marked.manifest);
     catalog::may_be_deleted(bucket, &m.fs, m.id())?;
     let what = format!(
@@ -45,7 +41,7 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     );
     let output = &mut context.output;
     let mark = marked.mark(None);
-    if args.confirm.dry_run {
+    if dry_run {
         output.message(format_args!("would {what}"));
     } else {
         args.confirm.ask(&what, &m.fs, output)?;

@@ -28,12 +28,7 @@ pub(crate) struct Args {
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let marked = Marked::find(
-        &args.snapshot,
-        &args.bucket,
-        &context.client()?,
-        args.dry_run,
-    )?;
+    let marked = Marked::find(&args.snapshot, &args.bucket, args.dry_run, context)?;
     let mark = marked.mark(args.reason.clone());
     let output = &mut context.output;
     if args.dry_run {

@@ -1,7 +1,7 @@
 //! The complete snapshot that a mark is to be put on, in its bucket: no daemon is needed.
 
+use super::super::Context;
 use crate::bucket_option::BucketOption;
-use crate::client::DaemonClient;
 use crate::output::printable;
 use crate::target;
 use cbfs_core::bucket::Bucket;
@@ -9,7 +9,7 @@ use cbfs_core::catalog;
 use cbfs_core::clock::{Clock, System};
 use cbfs_core::format::manifest::Manifest;
 use cbfs_core::format::mark::SnapshotMark;
-use cbfs_core::handle::FsAndSnapshot;
+use cbfs_core::handle::{FsAndSnapshot, Handle, SnapshotSelector};
 use cbfs_core::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
@@ -25,18 +25,42 @@ impl Marked {
     pub(super) fn find(
         text: &str,
         option: &BucketOption,
-        client: &DaemonClient,
         dry_run: bool,
+        context: &mut Context,
+    ) -> Result<Marked> {
+        Marked::choose(text, option, dry_run, context, catalog::find_snapshot)
+    }
+
+    /// The same for who releases it: also one that is deleted or diverged, while it is held.
+    pub(super) fn find_held(
+        text: &str,
+        option: &BucketOption,
+        dry_run: bool,
+        context: &mut Context,
+    ) -> Result<Marked> {
+        let find = |bucket: &dyn Bucket, fs: &Handle, wanted: &SnapshotSelector| {
+            let id = catalog::find_held(bucket, fs, wanted)?;
+            catalog::load_manifest(bucket, fs, id.number, id.epoch)
+        };
+        Marked::choose(text, option, dry_run, context, find)
+    }
+
+    fn choose(
+        text: &str,
+        option: &BucketOption,
+        dry_run: bool,
+        context: &mut Context,
+        find: impl Fn(&dyn Bucket, &Handle, &SnapshotSelector) -> Result<Manifest>,
     ) -> Result<Marked> {
         let target: FsAndSnapshot = text.parse()?;
         let wanted = target.snapshot.ok_or_else(|| {
             Error::new(ErrorKind::Usage, "which snapshot?")
                 .hint("give its number or name: FS@12 or FS@NAME")
         })?;
-        let located = target::locate(target.fs.as_str(), option, client)?;
+        let located = target::locate(target.fs.as_str(), option, &context.client()?)?;
         let bucket = located.open_bucket_to_write(dry_run)?;
         catalog::refuse_deleted(&*bucket, &located.fs)?;
-        let manifest = catalog::find_snapshot(&*bucket, &located.fs, &wanted)?;
+        let manifest = find(&*bucket, &located.fs, &wanted)?;
         Ok(Marked { bucket, manifest })
     }
 

@@ -8,6 +8,8 @@ use cbfs_core::catalog;
 use cbfs_core::{Error, ErrorKind};
 
 /// Release a held snapshot: all its holds. It is not deleted by that.
+///
+/// One that was deleted while somebody held it, or that a promotion left behind, can be released too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  cbfsctl snapshot release home@12")]
 pub(crate) struct Args {
@@ -23,12 +25,7 @@ pub(crate) struct Args {
 
 /// Run it.
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
-    let marked = Marked::find(
-        &args.snapshot,
-        &args.bucket,
-        &context.client()?,
-        args.dry_run,
-    )?;
+    let marked = Marked::find_held(&args.snapshot, &args.bucket, args.dry_run, context)?;
     let mark = marked.mark(None);
     let output = &mut context.output;
     let released = if args.dry_run {

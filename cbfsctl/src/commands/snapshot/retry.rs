@@ -3,8 +3,8 @@
 use super::super::Context;
 use super::request;
 use crate::output::Outcome;
+use cbfs_core::api::RetryRequest;
 use cbfs_core::snapshot::SnapshotState;
-use cbfs_core::{Error, ErrorKind};
 
 /// Take a failed or cancelled request up again, under its number and name.
 ///
@@ -28,35 +28,22 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let given_up = [SnapshotState::Failed, SnapshotState::Cancelled];
     let request = request::find(&args.snapshot, &client, |r| given_up.contains(&r.state))?;
-    if args.dry_run {
-        let (number, fs, state) = (request.number, &request.fs, request.state);
-        if !given_up.contains(&state) {
-            let text = format!(
-                "snapshot {number} of {fs} is {}: there is nothing to retry",
-                state.name()
-            );
-            return Err(Error::new(ErrorKind::Conflict, text)
-                .hint(format!("`cbfsctl snapshot show {fs}@{number}` tells more"))
-                .into());
-        }
-        let output = &mut context.output;
-        if output.is_json() {
-            return output.json(&request);
-        }
-        output.message(format_args!(
-            "would queue snapshot {number} of {fs} again, which is {}",
-            state.name()
-        ));
-        return Ok(());
-    }
-    let info = client.retry_snapshot(&request.fs.to_string(), request.number)?;
+    let asked = RetryRequest {
+        dry_run: args.dry_run,
+    };
+    let info = client.retry_snapshot(&request.fs.to_string(), request.number, asked)?;
     let output = &mut context.output;
     if output.is_json() {
         return output.json(&info);
     }
-    output.message(format_args!(
-        "snapshot {} of {} is queued again",
-        info.number, info.fs
-    ));
+    let (number, fs) = (info.number, &info.fs);
+    if args.dry_run {
+        let state = info.state.name();
+        output.message(format_args!(
+            "would queue snapshot {number} of {fs} again, which is {state}"
+        ));
+    } else {
+        output.message(format_args!("snapshot {number} of {fs} is queued again"));
+    }
     Ok(())
 }

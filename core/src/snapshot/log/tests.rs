@@ -303,6 +303,24 @@ fn what_arrives_ends_a_failure_unless_an_attempt_has_failed() {
 }
 
 #[test]
+fn time_in_which_the_file_system_is_deleted_is_no_failure() {
+    let (_dir, path, mut log) = new_log();
+    let failure = || StatusEvent::Failure {
+        failure: FailureType::Transient,
+        reason: "503".to_owned(),
+    };
+    append_all(&mut log, vec![failure(), StatusEvent::FsDeleted]);
+    let status = StatusLog::open(&path, clock()).unwrap().status().clone();
+    assert_eq!(
+        (status.failing_since.as_ref(), status.failed_attempts),
+        (None, 0)
+    );
+    append_all(&mut log, vec![failure()]);
+    let status = log.status();
+    assert_eq!(status.failing_since.as_ref(), Some(&status.updated_at));
+}
+
+#[test]
 fn every_transition_is_judged_by_the_state_machine() {
     use SnapshotState::*;
     let all = [
