@@ -1,5 +1,6 @@
-//! The one way CBFS replaces or creates a small file durably.
+//! The one way CBFS replaces or creates a small file durably, and how it removes what may be gone already.
 
+use crate::error::{Context, Result};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -24,6 +25,20 @@ pub fn sync_file(path: &Path) -> io::Result<()> {
 /// fsync a directory, so that entries created, renamed or removed in it survive power loss.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+/// Remove a directory with everything in it, unless it is gone already. Not durable: a crash may bring all or some of it
+/// back.
+///
+/// # Errors
+/// Names the directory; some of it may be gone then.
+pub fn remove_dir_all(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).context(|| format!("{} could not be removed", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Create `dir` and its missing parents, durably.

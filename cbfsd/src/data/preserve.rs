@@ -3,6 +3,7 @@
 //! a killed daemon whatever is there can be trusted; after a power loss nothing is.
 
 use crate::failpoints::{self, reach};
+use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Result};
 use cbfs_core::ids::{Ino, Xid};
 use parking_lot::Mutex;
@@ -99,12 +100,7 @@ impl Preserved {
 
     /// Drop all copies.
     pub fn discard(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).context(|| format!("{} could not be removed", self.dir.display()))
-            }
-            _ => Ok(()),
-        }
+        durable_file::remove_dir_all(&self.dir)
     }
 }
 

@@ -5,13 +5,13 @@ use super::Instance;
 use crate::data::{Preserved, data_ranges};
 use crate::kvs::Frozen;
 use crate::tiering::persister::{BlockBytes, MountedInstance};
+use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, Result};
 use cbfs_core::ids::{Ino, SnapshotNumber, Xid};
 use cbfs_core::layers::Layer;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ impl Instance {
             .dir
             .join("frozen")
             .join(Preserved::dir_name(self.kvs.files().generation));
-        remove_dir_all_if_there(&left)?;
+        durable_file::remove_dir_all(&left)?;
         let place = self.dir.join("frozen");
         Preserved::make_place(&place, self.kvs.files().generation)?;
         let held = Instant::now();
@@ -96,7 +96,7 @@ impl Instance {
         for entry in std::fs::read_dir(&dir).context(describe)? {
             let entry = entry.context(describe)?;
             if Some(entry.file_name().to_string_lossy().into_owned()) != keep {
-                remove_dir_all_if_there(&entry.path())?;
+                durable_file::remove_dir_all(&entry.path())?;
             }
         }
         Ok(())
@@ -180,15 +180,6 @@ impl AtCut {
         }
         let source = self.instance.backing.get(ino, file)?;
         Ok((source, blk * self.instance.kvs.block_size()))
-    }
-}
-
-fn remove_dir_all_if_there(dir: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).context(|| format!("{} could not be removed", dir.display()))
-        }
-        _ => Ok(()),
     }
 }
 

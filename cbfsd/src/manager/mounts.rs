@@ -7,6 +7,7 @@ use crate::visible_snapshots::{Library, VisibleSnapshots};
 use cbfs_core::api::{InstanceInfo, MountRequest, Role, UmountRequest};
 use cbfs_core::bucket::{Bucket, LazyBucket};
 use cbfs_core::catalog;
+use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::EpochClaim;
 use cbfs_core::handle::{FsSelector, Handle, SnapshotSelector};
@@ -348,12 +349,7 @@ impl Manager {
         let instance = open.instance();
         instance.close()?;
         instance.end_cache(); // a warm may be under way
-        match fs::remove_dir_all(&open.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).context(|| format!("{} could not be removed", open.dir.display()))
-            }
-            _ => Ok(()),
-        }
+        durable_file::remove_dir_all(&open.dir)
     }
 
     /// Unmount by mount point, instance id or file system.

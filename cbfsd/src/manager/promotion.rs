@@ -144,9 +144,12 @@ impl Manager {
             Some(note) => note,
             None => {
                 let begun = self.begin_promotion(&bucket, url, &fs, plan.epoch, &dir);
-                if begun.is_err() && !is_under_way(&dir) {
-                    // Nobody would ever look for what was fetched.
-                    remove_dir(&dir)?;
+                // There was nothing in it, says the plan; nobody would ever look for what was fetched.
+                if begun.is_err()
+                    && !is_under_way(&dir)
+                    && let Err(e) = durable_file::remove_dir_all(&dir)
+                {
+                    tracing::warn!(causes = ?e.causes(), "{e}");
                 }
                 begun?
             }
@@ -316,7 +319,7 @@ impl Manager {
             Err(e) if lost(&e) || (!note.sealed && refused(&e)) => {
                 // Nothing of this promotion is in the bucket, or nothing that anybody will ever read.
                 Note::remove(dir)?;
-                remove_dir(dir)?;
+                durable_file::remove_dir_all(dir)?;
                 return Err(e);
             }
             Err(e) => {
@@ -448,7 +451,7 @@ impl Manager {
             if claim.is_none_or(|claim| claim.nonce != note.nonce) {
                 tracing::warn!(fs = %note.fs, epoch = %note.epoch, "a promotion ended before its claim: forgotten");
                 Note::remove(dir)?;
-                return remove_dir(dir);
+                return durable_file::remove_dir_all(dir);
             }
             note.sealed = true;
             note.store(dir)?;
@@ -565,15 +568,6 @@ fn lost(e: &Error) -> bool {
 /// Whether the claim cannot have been made.
 fn refused(e: &Error) -> bool {
     matches!(e.kind(), ErrorKind::Credentials | ErrorKind::Usage)
-}
-
-fn remove_dir(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).context(|| format!("{} could not be removed", dir.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn not_the_latest(fs: &Handle, previous: Epoch, current: &EpochClaim) -> Error {

@@ -11,7 +11,7 @@ use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::ids::Xid;
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -199,10 +199,6 @@ pub(super) fn remove_gone(dir: &Path) -> Result<bool> {
     if !name.to_string_lossy().starts_with(GONE) {
         return Ok(false);
     }
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).context(|| format!("{} could not be removed", dir.display()))
-        }
-        _ => Ok(true),
-    }
+    durable_file::remove_dir_all(dir)?;
+    Ok(true)
 }

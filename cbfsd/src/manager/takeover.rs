@@ -9,6 +9,7 @@ use super::config::InstanceConfig;
 use super::{Manager, Open, base, options_of};
 use crate::instance::Inherited;
 use cbfs_core::api::Role;
+use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, Result};
 use std::fs;
 use std::io;
@@ -133,7 +134,7 @@ impl Open {
     pub(super) fn remove_replaced(&self) {
         for (dir, cache) in self.replaced.lock().drain(..) {
             cache.end(); // a warm may be under way, and would make the directory anew
-            if let Err(e) = remove_dir(&dir) {
+            if let Err(e) = durable_file::remove_dir_all(&dir) {
                 tracing::warn!(causes = ?e.causes(), "{e}");
             }
         }
@@ -154,16 +155,7 @@ fn forget_config(dir: &Path) -> Result<()> {
 pub(super) fn remove_replaced(dir: &Path) -> Result<()> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     if name.contains('@') {
-        remove_dir(dir)?;
+        durable_file::remove_dir_all(dir)?;
     }
     Ok(())
-}
-
-fn remove_dir(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).context(|| format!("{} could not be removed", dir.display()))
-        }
-        _ => Ok(()),
-    }
 }

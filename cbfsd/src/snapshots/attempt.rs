@@ -17,6 +17,7 @@ use crate::tiering::persister::{
 };
 use crate::tiering::uploader::{UploadObserver, Uploader};
 use cbfs_core::catalog;
+use cbfs_core::durable_file;
 use cbfs_core::error::{Context, Error, ErrorKind, Result};
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::format::manifest::{LayerRef, Manifest, Totals, XidRange};
@@ -194,7 +195,7 @@ impl SnapshotService {
                 Err(e) => because = Some(format!("attempt {attempt}: {e}")),
             }
         }
-        self.remove_attempt(&dir)?;
+        durable_file::remove_dir_all(&dir)?;
         Ok((self.begin_anew(number, because)?, None))
     }
 
@@ -246,16 +247,6 @@ impl SnapshotService {
 
     fn proxy_dir(&self) -> PathBuf {
         self.instance.dir().join("proxy")
-    }
-
-    /// Remove the folder of an attempt that is not continued.
-    fn remove_attempt(&self, dir: &Path) -> Result<()> {
-        match fs::remove_dir_all(dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(e).context(|| format!("{} could not be removed", dir.display()))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Between two steps.
@@ -316,7 +307,7 @@ impl SnapshotService {
         self.instance.stop_preserving()?;
         if let Some(attempt) = &status.attempt {
             let prefix = keys::attempt_prefix(number, self.instance.epoch(), attempt);
-            self.remove_attempt(&self.proxy_dir().join(prefix))?;
+            durable_file::remove_dir_all(&self.proxy_dir().join(prefix))?;
         }
         self.enter(number, SnapshotState::Queued)
     }

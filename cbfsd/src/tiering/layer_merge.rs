@@ -283,13 +283,7 @@ impl MergerParams {
     }
 
     fn clear(&self) -> Result<()> {
-        let dir = self.dir();
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).context(|| format!("{} could not be removed", dir.display()))
-            }
-            _ => Ok(()),
-        }
+        durable_file::remove_dir_all(&self.dir())
     }
 
     fn write_record(&self, finished: &[Finished]) -> Result<()> {

@@ -65,10 +65,7 @@ impl ProxyCache {
     pub fn open(dir: &Path) -> Result<ProxyCache> {
         let what = || format!("the proxy cache {} could not be opened", dir.display());
         let tmp = dir.join(TMP);
-        match fs::remove_dir_all(&tmp) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(what),
-            _ => {}
-        }
+        durable_file::remove_dir_all(&tmp).map_err(|e| e.context(what()))?;
         durable_file::create_dir_all(&tmp).context(what)?;
         Ok(ProxyCache {
             dir: dir.to_owned(),

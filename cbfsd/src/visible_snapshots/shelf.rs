@@ -12,13 +12,12 @@ use crate::tiering::tier_in::TierIn;
 use cbfs_core::bucket::Bucket;
 use cbfs_core::catalog;
 use cbfs_core::clock::Clock;
-use cbfs_core::error::{Context, Result};
+use cbfs_core::durable_file;
+use cbfs_core::error::Result;
 use cbfs_core::format::epoch::BaseSnapshot;
 use cbfs_core::handle::Handle;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,10 +96,8 @@ struct Folder(PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(e) = fs::remove_dir_all(&self.0)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder = %self.0.display(), "files of a closed snapshot stay: {e}");
+        if let Err(e) = durable_file::remove_dir_all(&self.0) {
+            tracing::warn!(causes = ?e.causes(), "files of a closed snapshot stay: {e}");
         }
     }
 }
@@ -108,12 +105,7 @@ impl Drop for Folder {
 impl Shelf {
     /// In `dir`, which is emptied: what a killed process left there is of no use.
     pub(super) fn new(library: Library, dir: &Path) -> Result<Shelf> {
-        match fs::remove_dir_all(dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(e).context(|| format!("{} could not be removed", dir.display()));
-            }
-            _ => {}
-        }
+        durable_file::remove_dir_all(dir)?;
         Ok(Shelf {
             library,
             dir: dir.to_owned(),
