@@ -113,6 +113,8 @@ fn what_a_manifest_may_still_refer_to_is_left_to_garbage_collection() {
     );
     assert_eq!(state_lines(&m, number).last().unwrap(), "cancelled");
     assert_eq!(objects_of(&m, number), before);
+    // What is in doubt is the bucket's side; here nobody needs it any more.
+    assert_nothing_is_left_here(&m, "copying");
 }
 
 #[test]
