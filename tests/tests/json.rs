@@ -4,29 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
 use cbfs_tests::contents::noise;
-use cbfs_tests::{Master, needs_fuse, tree};
+use cbfs_tests::{Master, Node, needs_fuse, tree, wait_until};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-
-/// Commands that are in the document, and whose documents are checked elsewhere or need what is not here.
-const CHECKED_ELSEWHERE: [(&str, &str); 5] = [
-    ("cbfsctl demo", "tests/tests/cli.rs"),
-    ("cbfsctl epoch promote", "tests/tests/promotion/takeover.rs"),
-    (
-        "cbfsctl instance export",
-        "tests/tests/promotion/fencing.rs",
-    ),
-    (
-        "cbfsctl instance demote",
-        "tests/tests/promotion/fencing.rs",
-    ),
-    (
-        "cbfsctl instance delete",
-        "tests/tests/promotion/fencing.rs",
-    ),
-];
 
 /// A type as the document writes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -222,26 +204,28 @@ fn every_command_is_in_the_document_and_nothing_else() {
     assert_eq!(alone, Vec::<&&str>::new());
 }
 
-#[test]
-fn what_commands_print_is_what_the_document_says() {
-    needs_fuse!();
-    let m = Master::new();
-    let url = m.bucket.url().to_owned();
-    tree::small_files(&m.dir("files"), 20);
-    let reference = Reference::read();
-    let mut checked: BTreeSet<String> = BTreeSet::new();
-    let mut found = Vec::new();
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let (then, index, tar) = (
-        text(&m.stage.dir("then")),
-        text(&m.stage.path("index")),
-        text(&m.stage.path("tar")),
-    );
-    let mnt = text(&m.mnt);
-    let state = text(&m.instance_dir());
-    let mut run = |line: &str| {
+/// Runs commands and holds what they print against the document.
+struct Checker<'a> {
+    reference: &'a Reference,
+    /// Commands that succeeded.
+    checked: BTreeSet<String>,
+    /// Complaints.
+    found: Vec<String>,
+}
+
+impl Checker<'_> {
+    fn new(reference: &Reference) -> Checker<'_> {
+        Checker {
+            reference,
+            checked: BTreeSet::new(),
+            found: Vec::new(),
+        }
+    }
+
+    /// Run a command line; answers its exit code.
+    fn run(&mut self, node: &Node, line: &str) -> Option<i32> {
         let words: Vec<&str> = line.split(' ').collect();
-        let ran = m.node.ctl(words.iter().chain(&["--json"]));
+        let ran = node.ctl(words.iter().chain(&["--json"]));
         let output = if ran.code == Some(0) {
             &ran.stdout
         } else {
@@ -250,13 +234,13 @@ fn what_commands_print_is_what_the_document_says() {
         let name = (1..=2)
             .rev()
             .map(|n| format!("cbfsctl {}", words[..n.min(words.len())].join(" ")))
-            .find(|name| reference.commands.contains_key(name))
+            .find(|name| self.reference.commands.contains_key(name))
             .unwrap_or_else(|| panic!("{line} is not in the document"));
         let (stream, kind) = match ran.code {
             Some(0) => {
                 assert_eq!(ran.stderr, "", "{line}: stderr is for errors");
-                checked.insert(name.clone());
-                reference.commands[&name].clone()
+                self.checked.insert(name.clone());
+                self.reference.commands[&name].clone()
             }
             _ => (false, Type::Document("Failure".to_owned())),
         };
@@ -269,10 +253,65 @@ fn what_commands_print_is_what_the_document_says() {
         };
         assert!(!documents.is_empty(), "{line} printed nothing");
         for document in &documents {
-            reference.check(&kind, document, &name, &mut found);
+            self.reference
+                .check(&kind, document, &name, &mut self.found);
         }
         ran.code
-    };
+    }
+}
+
+/// What the master's end and the new master's begin print.
+fn around_a_promotion(checker: &mut Checker) {
+    // It notices soon that it is fenced.
+    let m = Master::with_environment(&[("CBFS_EPOCH_CHECK", "0.2".to_owned())]);
+    fs::write(m.at("file"), "1").unwrap();
+    m.snapshot();
+    fs::write(m.at("unpublished"), "kept").unwrap();
+    fs::remove_file(m.at("file")).unwrap();
+    let next = m.stage.node("next");
+    next.start();
+    let (fs, url) = (&m.fs, m.bucket.url());
+    let promote = format!("epoch promote {fs} --previous-epoch 1 --bucket {url}");
+    for line in [
+        format!("{promote} --dry-run"),
+        format!("{promote} --confirm {fs}"),
+        "status".to_owned(),
+    ] {
+        assert_eq!(checker.run(&next, &line), Some(0), "{line}");
+    }
+    wait_until("the former master is fenced", || {
+        m.node.json(["instance", "show", fs])["health"] == "fenced"
+    });
+    let tar = m.stage.path("kept.tar");
+    for (line, code) in [
+        ("instance show home".to_owned(), 0),
+        (format!("instance export home -o {}", tar.display()), 0),
+        ("instance demote home".to_owned(), 11),
+        ("instance delete home".to_owned(), 11),
+        (format!("instance demote home --discard --confirm {fs}"), 0),
+        (format!("instance delete {fs}@latest"), 0),
+    ] {
+        assert_eq!(checker.run(&m.node, &line), Some(code), "{line}");
+    }
+}
+
+#[test]
+fn what_commands_print_is_what_the_document_says() {
+    needs_fuse!();
+    let m = Master::new();
+    let url = m.bucket.url().to_owned();
+    tree::small_files(&m.dir("files"), 20);
+    let reference = Reference::read();
+    let mut checker = Checker::new(&reference);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (then, index, tar) = (
+        text(&m.stage.dir("then")),
+        text(&m.stage.path("index")),
+        text(&m.stage.path("tar")),
+    );
+    let mnt = text(&m.mnt);
+    let state = text(&m.instance_dir());
+    let mut run = |line: &str| checker.run(&m.node, line);
     let b = format!("--bucket {url}");
     for line in [
         &format!("fs create other {b} --dry-run"),
@@ -369,11 +408,16 @@ fn what_commands_print_is_what_the_document_says() {
     m.node.stop();
     assert_eq!(run(&format!("fs check --local {state}")), Some(0));
     assert_eq!(run("status"), Some(4));
-    assert_eq!(found, Vec::<String>::new());
+    around_a_promotion(&mut checker);
+    let tree = m.stage.dir("tree");
+    tree::small_files(&tree, 20);
+    let demo = m.stage.path("demo");
+    let demo = format!("demo --dir {} --tree {}", text(&demo), text(&tree));
+    assert_eq!(checker.run(&m.node, &demo), Some(0));
+    assert_eq!(checker.found, Vec::<String>::new());
     let all = reference.commands.keys().cloned().collect::<BTreeSet<_>>();
-    let elsewhere = CHECKED_ELSEWHERE.map(|(command, _)| command.to_owned());
-    let mut unseen = &all - &checked;
-    unseen.retain(|c| !elsewhere.contains(c) && c.starts_with("cbfsctl "));
+    let mut unseen = &all - &checker.checked;
+    unseen.retain(|c| c.starts_with("cbfsctl "));
     if url.starts_with("file://") {
         assert_eq!(unseen, BTreeSet::new(), "commands that nobody ran here");
     }
