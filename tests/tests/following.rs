@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
 use cbfs_tests::contents::noise;
-use cbfs_tests::{Exactness, Fingerprint, Master, Node, Stage, assert_same, needs_fuse};
+use cbfs_tests::{
+    Exactness, Fingerprint, Master, Node, Stage, assert_same, needs_fuse, wait_until,
+};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -338,6 +341,103 @@ fn it_moves_by_itself_and_goes_on_after_a_kill() {
         .fails(10, &["no slave on this node"]);
     let left = fs::read_dir(f.node.state_dir().join("instances")).unwrap();
     assert_eq!(left.count(), 1, "the other one");
+}
+
+#[test]
+fn how_far_a_follower_is_behind_is_told_on_other_nodes_until_it_has_moved() {
+    needs_fuse!();
+    let m = Master::new();
+    fs::write(m.at("file"), "1").unwrap();
+    m.snapshot();
+    let f = Follower::of(&m, "1h");
+    // As the master's node hears of it, through the bucket.
+    let heard_at = |snapshot: u64| {
+        let mut line = serde_json::Value::Null;
+        wait_until("the follower's sign tells its snapshot", || {
+            line = m.node.json(["slave", "list", &m.fs])[0].clone();
+            line["snapshot"] == snapshot
+        });
+        assert_eq!(line["here"], false, "{line:#}");
+        line
+    };
+    let level = |line: &serde_json::Value| line["behind"] == 0 && line["lag"].is_null();
+    let line = heard_at(1);
+    assert!(level(&line), "{line:#}");
+    for (number, behind) in [(2, 1), (3, 2)] {
+        fs::write(m.at("file"), number.to_string()).unwrap();
+        let begun = Instant::now();
+        assert_eq!(m.snapshot(), number);
+        let line = heard_at(1);
+        assert_eq!(line["behind"], behind, "{line:#}");
+        // Since the latest was made, not since it was missed first. Two clocks that count whole seconds.
+        let most = begun.elapsed().as_secs() + 1;
+        assert!(line["lag"].as_u64().unwrap() <= most, "{line:#}");
+    }
+    // It grows as long as the follower stays where it is.
+    wait_until("the lag grows", || heard_at(1)["lag"].as_u64() > Some(0));
+    assert_eq!(f.refresh(), 3);
+    let line = heard_at(3);
+    assert!(level(&line), "{line:#}");
+    let line = f.listed();
+    assert!(level(&line), "{line:#}");
+}
+
+/// Names that a directory stream tells, at most `most`; none twice, or it panics.
+fn walk(stream: &mut fs::ReadDir, most: usize) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in stream.take(most) {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(names.insert(name.clone()), "{name} twice");
+    }
+    names
+}
+
+#[test]
+fn a_directory_that_is_being_read_goes_on_over_a_move() {
+    needs_fuse!();
+    let m = Master::new();
+    let dir = m.dir("dir");
+    // More than one answer of getdents(2) has room for: glibc asks for 32 KiB.
+    let name = |kind: &str, n: u64| format!("{kind}-{n:04}-{}", "x".repeat(100));
+    let count = 1000;
+    for n in 0..count {
+        for kind in ["kept", "gone"] {
+            fs::write(dir.join(name(kind, n)), "").unwrap();
+        }
+    }
+    m.snapshot();
+    let f = Follower::of(&m, "1h");
+    let all_of = |kind: &str| (0..count).map(|n| name(kind, n)).collect::<BTreeSet<_>>();
+    // At its begin, within the first answer, and far behind that.
+    let mut walks: Vec<_> = [0, 1, 700]
+        .map(|seen| {
+            let mut stream = fs::read_dir(f.at("dir")).unwrap();
+            let seen = walk(&mut stream, seen);
+            (stream, seen)
+        })
+        .into();
+    for n in 0..count {
+        fs::remove_file(dir.join(name("gone", n))).unwrap();
+        fs::write(dir.join(name("come", n)), "").unwrap();
+    }
+    m.snapshot();
+    assert_eq!(f.refresh(), 2);
+    let (kept, gone, come) = (all_of("kept"), all_of("gone"), all_of("come"));
+    let known = &(&kept | &gone) | &come;
+    for (stream, seen) in &mut walks {
+        let rest = walk(stream, usize::MAX);
+        let before = seen.len();
+        let twice: Vec<_> = rest.intersection(seen).collect();
+        assert!(twice.is_empty(), "after {before}: {twice:?}");
+        let told = &rest | seen;
+        let lost: Vec<_> = kept.difference(&told).collect();
+        assert!(lost.is_empty(), "after {before}: {lost:?}");
+        let strange: Vec<_> = told.difference(&known).collect();
+        assert!(strange.is_empty(), "after {before}: {strange:?}");
+    }
+    // One that begins now sees the new snapshot and nothing else.
+    let told = walk(&mut fs::read_dir(f.at("dir")).unwrap(), usize::MAX);
+    assert!(told == &kept | &come, "{} names", told.len());
 }
 
 /// Requests that read objects, by the daemon of a node so far.
