@@ -330,17 +330,19 @@ fn tables_fit_the_terminal_and_colours_are_only_there() {
     for listing in LISTINGS {
         let piped = || numbers(&m.node.ctl(listing.split(' ')).ok());
         let before = piped();
-        let text = on_terminal(&m.node, 40, listing);
-        assert!(
-            longest(&text) <= Some(40) || !text.contains('…'),
-            "{listing}:\n{text}"
-        );
+        let texts = [40, 80].map(|columns| (columns, on_terminal(&m.node, columns, listing)));
         // Those that do not change by themselves.
         let steady: BTreeSet<String> = &before & &piped();
-        let shown = numbers(&text);
-        // Its numbers stand in sentences.
-        let whole = steady.is_subset(&shown) || listing == "doctor";
-        assert!(whole, "{listing}: {steady:?}\n{text}");
+        for (columns, text) in texts {
+            let at = format!("{listing} at {columns}");
+            assert!(
+                longest(&text) <= Some(usize::from(columns)) || !text.contains('…'),
+                "{at}:\n{text}"
+            );
+            // Its numbers stand in sentences.
+            let whole = steady.is_subset(&numbers(&text)) || listing == "doctor";
+            assert!(whole, "{at}: {steady:?}\n{text}");
+        }
     }
     let piped = m.node.ctl(["instance", "list"]).ok();
     assert!(
