@@ -446,3 +446,40 @@ fn one_file_is_found_by_hand_in_the_layers() {
         assert!(read == wanted, "{path} has {} bytes by hand", read.len());
     }
 }
+
+#[test]
+fn one_file_that_was_written_whole_is_found_by_hand_in_the_tarballs() {
+    needs_fuse!();
+    needs_tools!("zstd", "tar", "jq");
+    let (m, _) = three_snapshots();
+    let objects = m.bucket.dir().join(&m.fs);
+    let commands = block("for meta in s/*/0000.tar.zst");
+    let end = commands.find("zstd -dc s/…/").unwrap();
+    let (search, unpack) = commands.split_at(end);
+    for (path, wanted) in [
+        ("etc/passwd", b"root\n".to_vec()),
+        ("old/deep/kept", b"kept".to_vec()),
+        ("large", noise(1, 5_300_000)),
+    ] {
+        let found = rows(&run(&objects, search, &[("etc/hosts", path)]));
+        let [found] = &found[..] else {
+            panic!("{path}: {found:?}")
+        };
+        let folder = Path::new(found[0].as_str().unwrap()).parent().unwrap();
+        let tarball = folder.join(format!("{:04}.tar.zst", found[1].as_u64().unwrap()));
+        let to = m.stage.path("one-file");
+        let words = [
+            ("s/…/0001.tar.zst", tarball.to_str().unwrap()),
+            ("etc/hosts", path),
+        ];
+        let unpack = format!("{} > {}", unpack.trim_end(), to.display());
+        run(&objects, &unpack, &words);
+        let read = fs::read(&to).unwrap();
+        assert!(
+            read == wanted,
+            "{path} in {}: {} bytes",
+            tarball.display(),
+            read.len()
+        );
+    }
+}
