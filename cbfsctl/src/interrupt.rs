@@ -16,6 +16,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long nobody may look at the flag before the process ends all the same, where that was allowed.
 const UNHEARD: Duration = Duration::from_secs(2);
 
+/// How long the parting words may take: stderr may be a pipe that nobody reads.
+const PARTING: Duration = Duration::from_millis(200);
+
 /// What happens when the flag is set and nobody looks: the work hangs in a file system or a full pipe, or computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unheard {
@@ -74,7 +77,7 @@ impl Interrupt {
                 if again.is_err() && (unheard == Unheard::Wait || theirs.is_heard()) {
                     next().await;
                 }
-                let _ = writeln!(std::io::stderr(), "{parting}"); // best effort
+                say_within(parting, PARTING);
                 std::process::exit(i32::from(crate::EXIT_INTERRUPTED));
             });
         };
@@ -117,6 +120,16 @@ impl Interrupt {
         let result = self.flag.scope(work);
         result.or_else(|e| self.check().and(Err(e.into())))
     }
+}
+
+/// Print a line on stderr, and wait no longer than that for it: best effort.
+fn say_within(line: String, patience: Duration) {
+    let (said, done) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = writeln!(std::io::stderr(), "{line}");
+        let _ = said.send(());
+    });
+    let _ = done.recv_timeout(patience);
 }
 
 #[cfg(test)]

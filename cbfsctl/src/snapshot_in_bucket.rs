@@ -69,7 +69,6 @@ impl Work {
         };
         let result = interrupt.during(|| work(&mut this));
         this.progress.finish();
-        interrupt.check()?;
         result
     }
 

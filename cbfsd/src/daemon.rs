@@ -148,7 +148,7 @@ fn run(args: &Args) -> Result<()> {
 }
 
 /// What the daemon heeds, from before its first mount on: without a handler SIGTERM would end it as SIGKILL does, and leave
-/// mounts that nobody serves. One that comes while instances are opened takes effect when they are open.
+/// mounts that nobody serves. One that comes while instances are opened takes effect when they are open; SIGKILL ends the daemon also then.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -3,8 +3,8 @@
 
 use cbfs_core::api::{
     DaemonEvent, DaemonStatus, ErrorBody, InstanceInfo, MountRequest, PromoteRequest,
-    PromotionInfo, ReloadInfo, RetireRequest, RetryRequest, ScheduleInfo, SnapshotInfo,
-    SnapshotRequest, UmountRequest, UnpublishedInfo, WarmInfo, WarmRequest,
+    PromotionInfo, ReloadInfo, RetireRequest, ScheduleInfo, SnapshotInfo, SnapshotRequest,
+    UmountRequest, UnpublishedInfo, WarmInfo, WarmRequest,
 };
 use cbfs_core::bucket::Cancellation;
 use cbfs_core::error::Context;
@@ -162,15 +162,16 @@ impl DaemonClient {
         self.post(&path, &serde_json::json!({}))
     }
 
-    /// `POST /v1/snapshots/{fs}/{number}/retry`. `fs` is a full handle.
+    /// `POST /v1/snapshots/{fs}/{number}/retry`, or with `dry_run` `…/retry/dry-run`. `fs` is a full handle.
     pub fn retry_snapshot(
         &self,
         fs: &str,
         number: SnapshotNumber,
-        request: RetryRequest,
+        dry_run: bool,
     ) -> Result<SnapshotInfo> {
-        let path = format!("/v1/snapshots/{}/{number}/retry", segment(fs));
-        self.post(&path, &request)
+        let how = if dry_run { "/dry-run" } else { "" };
+        let path = format!("/v1/snapshots/{}/{number}/retry{how}", segment(fs));
+        self.post(&path, &serde_json::json!({}))
     }
 
     /// `POST /v1/snapshots/{fs}/schedule`: settings from the bucket anew. `fs` is a full handle.

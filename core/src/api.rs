@@ -19,7 +19,8 @@
 //! | `GET /v1/snapshots/{fs}/{number}` | | [`SnapshotInfo`] |
 //! | `GET /v1/snapshots/{fs}/{number}/log` | | the status log so far, JSON lines |
 //! | `POST /v1/snapshots/{fs}/{number}/cancel` | | [`SnapshotInfo`]; one that is carried out is `cancelling` at first |
-//! | `POST /v1/snapshots/{fs}/{number}/retry` | [`RetryRequest`] | [`SnapshotInfo`] (with `dry_run` as it stands) |
+//! | `POST /v1/snapshots/{fs}/{number}/retry` | | [`SnapshotInfo`] |
+//! | `POST /v1/snapshots/{fs}/{number}/retry/dry-run` | | [`SnapshotInfo`] as it stands, unless a retry would be refused |
 //! | `POST /v1/snapshots/{fs}/schedule` | | [`ScheduleInfo`]; the settings are read from the bucket anew |
 //! | `GET /v1/log/{fs}?from=XID` | | the master's change log from there on, as far as it is still local: JSON lines as in `log.jsonl.zst`; with `&follow=true` it goes on |
 //! | `POST /v1/epochs/{fs}/promote` | [`PromoteRequest`] | [`PromotionInfo`]; answers when this node's master is open (or, with `dry_run`, what would be done) |
@@ -273,14 +274,6 @@ pub struct PromoteRequest {
     /// The epoch of the master that is to be replaced: must be the latest.
     pub previous_epoch: Epoch,
     /// Only tell what would be done.
-    #[serde(default)]
-    pub dry_run: bool,
-}
-
-/// Body of `POST /v1/snapshots/{fs}/{number}/retry`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetryRequest {
-    /// Refuse what would be refused, and change nothing.
     #[serde(default)]
     pub dry_run: bool,
 }

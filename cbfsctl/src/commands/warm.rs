@@ -149,6 +149,7 @@ impl Warming<'_> {
     fn walk(&mut self, top: &Path, is_root: bool) -> Outcome {
         let mut left = vec![top.to_owned()];
         while let Some(path) = left.pop() {
+            self.interrupt.check()?;
             let found = match fs::symlink_metadata(&path) {
                 // Somebody removed it meanwhile, or the slave moved on.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,

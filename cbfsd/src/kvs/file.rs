@@ -270,14 +270,14 @@ impl KvsFile {
         if much < WORTH_A_CHECKPOINT {
             return Ok(());
         }
+        // Also when it fails: the next time is after as much again.
+        self.unchecked.fetch_sub(much, Ordering::Relaxed);
         let describe = || format!("the WAL of {} could not be moved", self.path.display());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&self.path, flags).context(describe)?;
         conn.pragma_update(None, "synchronous", "NORMAL")
             .and_then(|()| conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))
-            .context(describe)?;
-        self.unchecked.fetch_sub(much, Ordering::Relaxed);
-        Ok(())
+            .context(describe)
     }
 
     /// Give the pages that deleted rows left back to the disk. Nobody writes meanwhile.
@@ -535,5 +535,56 @@ pub(super) fn dentry_of(row: &DentryRow) -> Dentry {
         ino: row.ino,
         kind: row.kind,
         xid: row.xid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn many(rows: u64, xid: Xid) -> Table {
+        let mut table = Table::default();
+        for ino in 1..=rows {
+            let data = Some(Arc::new(vec![ino as u8; 16 << 10]));
+            table.put_inline(Ino(ino), Inline { data, xid });
+        }
+        table
+    }
+
+    #[test]
+    fn a_checkpoint_ahead_moves_what_was_flushed_beside_readers_and_a_freeze_has_all_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("active.sqlite");
+        let file = KvsFile::open(&path).unwrap();
+        let size = || std::fs::metadata(&path).unwrap().len();
+        let committed = Committed::floor_of(Epoch(1), None);
+
+        // Little is left for the cut.
+        file.write(&many(10, Xid(1)), &committed, None).unwrap();
+        file.checkpoint_ahead().unwrap();
+        assert!(size() < 1 << 20);
+
+        file.write(&many(400, Xid(2)), &committed, None).unwrap();
+        file.with(|conn| {
+            let mut reading = conn.prepare("SELECT ino FROM inline")?;
+            let mut rows = reading.query([])?;
+            rows.next()?;
+            file.checkpoint_ahead()
+        })
+        .unwrap();
+        assert!(size() > 6 << 20, "{}", size());
+        assert_eq!(file.unchecked.load(Ordering::Relaxed), 0);
+
+        // The WAL begins anew, and the last rows come with the freeze.
+        file.write(&many(2, Xid(3)), &committed, Some(SnapshotNumber(1)))
+            .unwrap();
+        let frozen = file.freeze(&dir.path().join("frozen.sqlite")).unwrap();
+        assert_eq!(frozen.closed_by().unwrap(), Some(SnapshotNumber(1)));
+        for (ino, xid) in [(1, 3), (2, 3), (3, 2), (400, 2)] {
+            let inline = frozen.inline(Ino(ino)).unwrap().unwrap();
+            assert_eq!(inline.xid, Xid(xid));
+            assert_eq!(*inline.data.unwrap(), vec![ino as u8; 16 << 10]);
+        }
+        assert!(!dir.path().join("active.sqlite-wal").exists());
     }
 }

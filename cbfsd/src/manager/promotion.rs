@@ -252,7 +252,8 @@ impl Manager {
         });
         let open = self.open.lock().get(&fs.to_string()).cloned();
         let open = open.map(|open| open.config.lock().epoch);
-        if open == Some(current.epoch) {
+        let asked_again = previous.0.saturating_add(1) == current.epoch.0;
+        if open == Some(current.epoch) && (asked_again || previous == current.epoch) {
             let text = format!(
                 "this node is the master of {fs}, in epoch {}",
                 current.epoch

@@ -163,6 +163,10 @@ pub async fn serve(
             post(snapshots::cancel),
         )
         .route("/v1/snapshots/{fs}/{number}/retry", post(snapshots::retry))
+        .route(
+            "/v1/snapshots/{fs}/{number}/retry/dry-run",
+            post(snapshots::retry_dry_run),
+        )
         .route("/v1/snapshots/{fs}/schedule", post(snapshots::schedule))
         .route("/v1/events", get(events::events))
         .route("/v1/reload", post(reload))

@@ -1,9 +1,9 @@
 //! What changes a request for a snapshot.
 
-use super::{Answer, Peer, Shared, blocking, body};
+use super::{Answer, Peer, Shared, blocking};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
-use cbfs_core::api::{RetryRequest, ScheduleInfo, SnapshotInfo};
+use cbfs_core::api::{ScheduleInfo, SnapshotInfo};
 use cbfs_core::ids::SnapshotNumber;
 
 pub(super) async fn cancel(
@@ -20,16 +20,31 @@ pub(super) async fn cancel(
 }
 
 pub(super) async fn retry(
+    shared: State<Shared>,
+    peer: ConnectInfo<Peer>,
+    snapshot: Path<(String, u64)>,
+) -> Answer<SnapshotInfo> {
+    retry_or_not(shared, peer, snapshot, false).await
+}
+
+/// A path of its own: a daemon of before it was there must not take it for the other.
+pub(super) async fn retry_dry_run(
+    shared: State<Shared>,
+    peer: ConnectInfo<Peer>,
+    snapshot: Path<(String, u64)>,
+) -> Answer<SnapshotInfo> {
+    retry_or_not(shared, peer, snapshot, true).await
+}
+
+async fn retry_or_not(
     State(shared): State<Shared>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path((fs, number)): Path<(String, u64)>,
-    bytes: axum::body::Bytes,
+    dry_run: bool,
 ) -> Answer<SnapshotInfo> {
     let work = move || {
-        let RetryRequest { dry_run } = body(&bytes)?;
-        if !dry_run {
-            peer.may_change()?;
-        }
+        // Also to ask: the bucket is asked for that.
+        peer.may_change()?;
         let service = shared.manager.snapshots_of(&fs)?;
         service.retry(SnapshotNumber(number), dry_run)
     };

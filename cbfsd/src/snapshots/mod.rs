@@ -466,8 +466,9 @@ impl SnapshotService {
     }
 
     /// Wait until it is so, for so long at most; what failed because of the settings does not wait on when they have
-    /// changed since [`SnapshotService::settings_count`] was `settings`, before that was begun. Whatever else wakes this thread (a further request, say) does not shorten the pause: the bucket is not
-    /// to be asked more often the more is wanted of it.
+    /// changed since [`SnapshotService::settings_count`] was `settings`, before that was begun. Whatever else wakes this
+    /// thread (a further request, say) does not shorten the pause: the bucket is not to be asked more often the more is
+    /// wanted of it.
     fn wait_unless(&self, pause: Duration, settings: u64, is_so: impl Fn(&State) -> bool) {
         let until = Instant::now() + pause;
         let mut state = self.state.lock();

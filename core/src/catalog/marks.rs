@@ -228,23 +228,33 @@ pub fn find_held(
     if let Some(live) = live.filter(|live| held.contains(live)) {
         return Ok(live);
     }
+    let mut unreadable = None;
     for id in held.into_iter().rev() {
         let is_meant = match selector {
             SnapshotSelector::Latest => false,
             SnapshotSelector::Number(number) => id.number == *number,
             SnapshotSelector::Name(name) => {
-                let manifest = snapshots::load_manifest(bucket, fs, id.number, id.epoch)?;
-                manifest.name.as_ref() == Some(name)
+                match snapshots::load_manifest(bucket, fs, id.number, id.epoch) {
+                    Ok(manifest) => manifest.name.as_ref() == Some(name),
+                    Err(e) => {
+                        // Another one may be meant.
+                        unreadable.get_or_insert(e);
+                        false
+                    }
+                }
             }
         };
         if is_meant {
             return Ok(id);
         }
     }
-    match live {
-        Some(live) => Ok(live),
+    match (live, unreadable) {
+        (Some(live), _) => Ok(live),
+        (None, Some(e)) => Err(e),
         // For its words.
-        None => snapshots::find_snapshot(bucket, fs, selector).map(|manifest| manifest.id()),
+        (None, None) => {
+            snapshots::find_snapshot(bucket, fs, selector).map(|manifest| manifest.id())
+        }
     }
 }
 

@@ -67,6 +67,9 @@ pub fn clock_ahead(bucket: &dyn Bucket, fs: &Handle, node: &str) -> Result<Optio
     if bucket.head(&key)? != stored {
         return Ok(None);
     }
+    if before.modified == Timestamp::default() {
+        return Ok(None); // the store does not tell
+    }
     let written = Timestamp::parse_rfc3339(&sign.written_at);
     Ok(written.map(|written| written.0.saturating_sub(before.modified.0)))
 }

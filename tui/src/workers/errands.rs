@@ -3,7 +3,7 @@
 use crate::bucket_view::{self, ViewKey};
 use crate::message::{Effect, Failure, Message, failure};
 use cbfs_client::DaemonClient;
-use cbfs_core::api::{PromoteRequest, PromotionInfo, RetryRequest};
+use cbfs_core::api::{PromoteRequest, PromotionInfo};
 use cbfs_core::bucket::{self, BucketUrl};
 use cbfs_core::clock::{Clock, System};
 use cbfs_core::format::epoch::BaseSnapshot;
@@ -53,8 +53,8 @@ pub(super) fn carry_out(sockets: &[PathBuf], effect: Effect, sender: &Sender<Mes
             }))
         }
         Effect::Retry(daemon, fs, number) => {
-            let asked = client(daemon)
-                .and_then(|c| c.retry_snapshot(&fs.to_string(), number, RetryRequest::default()));
+            let asked =
+                client(daemon).and_then(|c| c.retry_snapshot(&fs.to_string(), number, false));
             told.done(asked.map(|s| format!("snapshot {number} is {}", s.state.name())))
         }
         Effect::DeleteSnapshot(_, key, id) => {

@@ -126,7 +126,8 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
         checks: Vec::new(),
         measures: Measures::default(),
     };
-    let result = probe.all(&interrupt, &mut context.output);
+    // What it made is deleted all the same.
+    let result = interrupt.during(|| probe.all(&interrupt, &mut context.output));
     probe.clean_up(&mut context.output);
     let good_for = result?;
     let report = Report {

@@ -248,12 +248,13 @@ fn one_bucket(url: &str) -> Finding {
 /// told already.
 fn bucket_clock(url: &str, status: &DaemonStatus) -> Option<Finding> {
     let bucket = bucket::open(&bucket_option::parse(url).ok()?, true).ok()?;
-    let here = status.instances.iter().filter(|i| i.bucket == url);
-    let mut clocks = here.filter_map(|i| {
-        let ahead = catalog::clock_ahead(&*bucket, &i.fs, &status.node);
-        ahead.ok().flatten()
-    });
-    clocks.next().map(|ahead| clock_beside(url, ahead))
+    for here in status.instances.iter().filter(|i| i.bucket == url) {
+        // One that does not answer is not waited for again.
+        if let Some(ahead) = catalog::clock_ahead(&*bucket, &here.fs, &status.node).ok()? {
+            return Some(clock_beside(url, ahead));
+        }
+    }
+    None
 }
 
 /// `ahead`: nanoseconds.

@@ -28,6 +28,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let instance = target::choose_instance(&args.instance, client.instances()?)?;
+    if args.confirm.dry_run && context.output.is_json() {
+        return context.output.json(&instance);
+    }
     if args.discard {
         let what = format!("delete {} and give up what only it has", instance.id);
         if args.confirm.dry_run {

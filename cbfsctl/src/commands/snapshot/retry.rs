@@ -3,7 +3,6 @@
 use super::super::Context;
 use super::request;
 use crate::output::Outcome;
-use cbfs_core::api::RetryRequest;
 use cbfs_core::snapshot::SnapshotState;
 
 /// Take a failed or cancelled request up again, under its number and name.
@@ -28,10 +27,8 @@ pub(crate) fn run(args: &Args, context: &mut Context) -> Outcome {
     let client = context.client()?;
     let given_up = [SnapshotState::Failed, SnapshotState::Cancelled];
     let request = request::find(&args.snapshot, &client, |r| given_up.contains(&r.state))?;
-    let asked = RetryRequest {
-        dry_run: args.dry_run,
-    };
-    let info = client.retry_snapshot(&request.fs.to_string(), request.number, asked)?;
+    let fs = request.fs.to_string();
+    let info = client.retry_snapshot(&fs, request.number, args.dry_run)?;
     let output = &mut context.output;
     if output.is_json() {
         return output.json(&info);

@@ -3,7 +3,6 @@
 //!
 //! Every request has two deadlines: on silence (no byte moved in either direction), and on the
 //! whole try, in proportion to its size. Nothing is tried again here but parts of an upload.
-//!
 
 use super::answer::{Asked, DOCUMENT_MAX, Refusal, broken, element, network_error, timed_out};
 use super::credentials::{Keys, Provider};
