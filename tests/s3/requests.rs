@@ -169,3 +169,43 @@ fn a_master_at_rest_lists_nothing() {
     let others = seen.iter().filter(|r| !look(r) && !is_a_sign(r)).count();
     assert!(others <= 2, "{seen:#?}"); // the settings, once a minute
 }
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
+fn status_names_the_requests_to_a_store_and_what_they_cost() {
+    needs_fuse!();
+    let scene = Scene::new();
+    fs::write(scene.mnt.join("file"), "contents").unwrap();
+    scene.ask_for_snapshot();
+    scene.wait_for(1);
+    let status = scene.node.json(["status"]);
+    let buckets = status["buckets"].as_array().unwrap();
+    assert_eq!(buckets.len(), 1, "{status:#}");
+    let bucket = buckets[0]["bucket"].as_str().unwrap();
+    assert_eq!(bucket, scene.url);
+    assert!(
+        buckets[0]["cost_last_hour"].as_f64().unwrap() > 0.0,
+        "{status:#}"
+    );
+    // People are told the same.
+    let said = scene.node.ctl(["status"]).ok();
+    let (_, said) = said.split_once(bucket).expect("the bucket");
+    for request in buckets[0]["requests"].as_array().unwrap() {
+        let kind = request["kind"].as_str().unwrap();
+        let count = |line: &str| {
+            let mut cells = line.split_whitespace();
+            (cells.next() == Some(kind)).then(|| cells.next()?.parse::<u64>().ok())?
+        };
+        // The daemon may have asked for more in between.
+        let told = said.lines().find_map(count);
+        let asked = request["requests"].as_u64().unwrap();
+        assert!(told >= Some(asked), "{kind} {asked}: {said}");
+    }
+    assert!(said.contains("on the wire: "), "{said}");
+    let line = said.lines().find(|line| line.contains("in the last hour"));
+    let line = line.unwrap_or_else(|| panic!("no cost in {said}"));
+    let cost = line
+        .strip_prefix("about ")
+        .and_then(|l| l.split(' ').next());
+    assert!(cost.unwrap().parse::<f64>().is_ok(), "{line}");
+}
