@@ -3,9 +3,11 @@
 use super::secrets::configured;
 use super::server::{READER, Server};
 use super::{contract, create_and_mount, ctl_as, wait_until};
-use cbfs_tests::{Exactness, Fingerprint, Stage, assert_same, needs_fuse, tree};
+use cbfs_core::bucket::{Bucket, S3Bucket};
+use cbfs_tests::{Exactness, Fingerprint, Node, Stage, assert_same, needs_fuse, tree};
 use rustix::io::Errno;
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The section of `cbfsd.toml` with a key pair, and more lines.
@@ -147,6 +149,20 @@ fn keys_of_a_shared_profile_are_good_for_all_however_the_profile_is_named() {
         .fails(12, &["refused"]);
 }
 
+/// A slave that follows, on a node of its own whose key may read only.
+fn follower_that_may_only_read(stage: &Stage, url: &str, fs: &str) -> (Node, PathBuf) {
+    let place = url.split_once('?').unwrap().0;
+    let reader = configured(stage, "reader", &section(url, READER, ""));
+    let there = stage.dir("there");
+    let dir = there.to_str().unwrap();
+    reader.start();
+    let mount = ["mount", fs, dir, "--slave", "--bucket", place, "--follow"];
+    reader
+        .ctl(mount.into_iter().chain(["--poll-interval", "1s"]))
+        .ok();
+    (reader, there)
+}
+
 #[test]
 #[ignore = "needs an S3 server: tests/s3/run"]
 fn a_slave_that_follows_needs_to_read_only() {
@@ -161,15 +177,7 @@ fn a_slave_that_follows_needs_to_read_only() {
             .ok()
     };
     snapshot();
-    let place = url.split_once('?').unwrap().0;
-    let reader = configured(&stage, "reader", &section(&url, READER, ""));
-    let there = stage.dir("there");
-    let dir = there.to_str().unwrap();
-    reader.start();
-    let mount = ["mount", &fs, dir, "--slave", "--bucket", place, "--follow"];
-    reader
-        .ctl(mount.into_iter().chain(["--poll-interval", "1s"]))
-        .ok();
+    let (reader, there) = follower_that_may_only_read(&stage, &url, &fs);
     for round in ["changed", "and again"] {
         fs::write(mnt.join("news"), round).unwrap();
         tree::build(&mnt.join(round));
@@ -182,6 +190,51 @@ fn a_slave_that_follows_needs_to_read_only() {
         assert_same("followed with a key that may read only", &wanted, &found);
     }
     // That it may write no sign of life is no trouble.
+    let status = reader.json(["status"]);
+    assert_eq!(status["instances"][0]["health"], "ok", "{status:#}");
+}
+
+#[test]
+#[ignore = "needs an S3 server: tests/s3/run"]
+fn a_promotion_with_a_key_that_may_read_only_is_refused_and_changes_nothing() {
+    needs_fuse!();
+    let server = Server::start();
+    let stage = Stage::new();
+    let (node, mnt, url) = (stage.node("a"), stage.dir("mnt"), server.url("promoted"));
+    let fs = create_and_mount(&node, &url, &mnt);
+    fs::write(mnt.join("news"), "old").unwrap();
+    let snapshot = || {
+        node.ctl(["snapshot", "create", &fs, "--wait", "--timeout", "120"])
+            .ok()
+    };
+    snapshot();
+    let (reader, there) = follower_that_may_only_read(&stage, &url, &fs);
+    // All but the signs of life, which the master goes on to write.
+    let objects = || {
+        let bucket = S3Bucket::open(&url.parse().unwrap(), true).unwrap();
+        let mut all = bucket.list("").unwrap();
+        all.retain(|object| !object.key.as_str().contains("/nodes/"));
+        all
+    };
+    let before = objects();
+    let place = url.split_once('?').unwrap().0;
+    let promote = ["epoch", "promote", &fs, "--previous-epoch", "1"];
+    let rest = ["--confirm", &fs, "--bucket", place];
+    reader
+        .ctl(promote.into_iter().chain(rest))
+        .fails(12, &["refused"]);
+    assert_eq!(objects(), before);
+    let status = reader.json(["status"]);
+    // Left out of it when there are none.
+    assert!(status["promotions"].is_null(), "{status:#}");
+    assert_eq!(status["instances"][0]["role"], "slave", "{status:#}");
+
+    // The master is still the master, and the slave goes on.
+    fs::write(mnt.join("news"), "new").unwrap();
+    snapshot();
+    wait_until("the follower shows it", || {
+        fs::read(there.join("news")).is_ok_and(|news| news == b"new")
+    });
     let status = reader.json(["status"]);
     assert_eq!(status["instances"][0]["health"], "ok", "{status:#}");
 }
