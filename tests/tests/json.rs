@@ -288,6 +288,8 @@ fn around_a_promotion(checker: &mut Checker) {
         (format!("instance export home -o {}", tar.display()), 0),
         ("instance demote home".to_owned(), 11),
         ("instance delete home".to_owned(), 11),
+        ("instance demote home --dry-run".to_owned(), 0),
+        ("instance delete home --discard --dry-run".to_owned(), 0),
         (format!("instance demote home --discard --confirm {fs}"), 0),
         (format!("instance delete {fs}@latest"), 0),
     ] {
