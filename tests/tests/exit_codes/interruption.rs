@@ -10,6 +10,10 @@ use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Who sleeps so long without a break hangs: nothing that these commands do by themselves takes this long.
+const STILL: Duration = Duration::from_millis(200);
 
 /// A command that runs.
 struct Running {
@@ -19,6 +23,7 @@ struct Running {
 
 /// How one ended after SIGINT.
 struct Interrupted {
+    status: ExitStatus,
     stdout: String,
     stderr: String,
 }
@@ -63,6 +68,36 @@ impl Running {
         wait_for(self.child.stderr.as_mut().unwrap(), text);
     }
 
+    /// Wait until it does nothing but wait, for somebody who does not answer: all its threads sleep, and go on sleeping.
+    fn wait_until_it_hangs(&self) {
+        let mut before = Vec::new();
+        let mut since = Instant::now();
+        wait_until(&self.line, || {
+            let now = threads(self.child.id());
+            if now != before || now.iter().any(|thread| !thread.sleeps) {
+                (before, since) = (now, Instant::now());
+            }
+            since.elapsed() >= STILL
+        });
+    }
+
+    /// Whether it catches SIGINT by now (`SigCgt`, proc(5)); else Ctrl-C just kills it.
+    fn catches_it(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let mask = field(&status, "SigCgt:");
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        mask & (1 << (Signal::INT.as_raw() - 1)) != 0
+    }
+
+    /// Press Ctrl-C once it hangs; where it catches that, it must end by itself.
+    fn interrupt_hanging(self, catches: bool) -> Interrupted {
+        self.wait_until_it_hangs();
+        assert_eq!(self.catches_it(), catches, "{}", self.line);
+        let ended = self.interrupt();
+        assert_eq!(ended.status.code().is_some(), catches, "{}", ended.stderr);
+        ended
+    }
+
     /// Press Ctrl-C once; it must end with 130.
     fn interrupt(self) -> Interrupted {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
@@ -72,8 +107,38 @@ impl Running {
         let code = as_shells_tell(out.status);
         assert_eq!(code, Some(130), "{}: {stderr}", self.line);
         assert!(!stderr.contains("error: "), "{}: {stderr}", self.line);
-        Interrupted { stdout, stderr }
+        Interrupted {
+            status: out.status,
+            stdout,
+            stderr,
+        }
     }
+}
+
+/// What a thread does.
+#[derive(PartialEq)]
+struct Thread {
+    sleeps: bool,
+    /// How often it has begun to wait.
+    waits: u64,
+}
+
+/// The threads of a process; without one that just ended.
+fn threads(pid: u32) -> Vec<Thread> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses =
+        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let thread = |status: String| Thread {
+        sleeps: field(&status, "State:").starts_with(['S', 'D']),
+        waits: field(&status, "voluntary_ctxt_switches:").parse().unwrap(),
+    };
+    statuses.map(thread).collect()
+}
+
+/// A value of a status file in proc(5).
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    value.unwrap().trim()
 }
 
 /// Byte by byte: what comes after the line is for others.
@@ -150,18 +215,22 @@ fn a_daemon_that_stands_still_holds_no_command() {
     let standing = GoesOn(&m.node);
     let tar = m.stage.path("half.tar");
     let mnt = m.stage.dir("other");
-    for line in [
-        "status",
-        "snapshot watch home@1",
-        "snapshot cancel home@1",
-        "snapshot list home",
-        "log home --follow",
-        "warm home",
-        &format!("mount home {}", mnt.display()),
-        &format!("instance export home -o {}", tar.display()),
-        &format!("epoch promote home --previous-epoch 1 --confirm {}", m.fs),
+    // Most ask the daemon before they have anything to put in order.
+    for (line, catches) in [
+        ("status", false),
+        ("snapshot watch home@1", false),
+        ("snapshot cancel home@1", false),
+        ("snapshot list home", false),
+        ("log home --follow", true),
+        ("warm home", false),
+        (&*format!("mount home {}", mnt.display()), false),
+        (&format!("instance export home -o {}", tar.display()), false),
+        (
+            &format!("epoch promote home --previous-epoch 1 --confirm {}", m.fs),
+            false,
+        ),
     ] {
-        let ended = Running::start(&m.node, line).interrupt();
+        let ended = Running::start(&m.node, line).interrupt_hanging(catches);
         assert_eq!(ended.stdout, "", "{line}");
     }
     assert!(!tar.exists());
@@ -276,17 +345,24 @@ fn a_bucket_that_hangs_holds_no_command() {
     let bucket = format!("file://{}", network.at("bucket").display());
     let (tar, index) = (m.stage.path("half.tar"), m.stage.path("index"));
     let reader = m.stage.node("reader");
-    for line in [
-        "fs list",
-        "snapshot list home",
-        "snapshot verify home@1 --deep",
-        "snapshot diff home@1 2",
-        &format!("snapshot export home@1 -o {}", tar.display()),
-        &format!("index rebuild home@2 --to {}", index.display()),
-        "log home",
+    // Most open the bucket before they have anything to put in order.
+    for (line, catches) in [
+        ("fs list", false),
+        ("snapshot list home", false),
+        ("snapshot verify home@1 --deep", false),
+        ("snapshot diff home@1 2", false),
+        (
+            &*format!("snapshot export home@1 -o {}", tar.display()),
+            false,
+        ),
+        (
+            &format!("index rebuild home@2 --to {}", index.display()),
+            false,
+        ),
+        ("log home", true),
     ] {
         let line = format!("{line} --bucket {bucket}");
-        let ended = Running::start(&reader, &line).interrupt();
+        let ended = Running::start(&reader, &line).interrupt_hanging(catches);
         assert_eq!(ended.stdout, "", "{line}");
     }
     assert!(!tar.exists() && !index.exists());
