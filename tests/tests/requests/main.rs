@@ -9,6 +9,7 @@ mod clock;
 mod hundred;
 mod retried;
 mod status_log;
+#[cfg(debug_assertions)]
 mod watched;
 #[cfg(debug_assertions)]
 mod withdrawn;

@@ -1,22 +1,10 @@
 //! `snapshot watch` on a terminal.
 
-use super::{create, log_lines};
+use super::create;
 use cbfs_tests::contents::noise;
 use cbfs_tests::terminal::Terminal;
 use cbfs_tests::{Master, cbfsctl, needs_fuse, needs_tools};
 use std::fs;
-
-/// Wait until so many objects of a snapshot have been sent; it is not at its end by then.
-fn until_sent(m: &Master, number: u64, wanted: usize) {
-    loop {
-        let lines = log_lines(m, number);
-        assert!(lines.iter().all(|l| l["state"] != "complete"), "{lines:?}");
-        if lines.iter().filter(|l| l["event"] == "object_sent").count() >= wanted {
-            return;
-        }
-        std::thread::yield_now();
-    }
-}
 
 #[test]
 fn a_live_line_has_state_rate_and_time_left_and_the_last_one_is_complete() {
@@ -26,7 +14,9 @@ fn a_live_line_has_state_rate_and_time_left_and_the_last_one_is_complete() {
     m.node.stop();
     // Many small objects.
     m.node.set("CBFS_PROXY_LIMIT", "4M");
-    m.node.start();
+    m.node
+        .try_start_armed("snapshot.object-logged:4,stop")
+        .unwrap();
     for number in 0..32 {
         let path = m.at(number.to_string());
         fs::write(path, noise(number, 1 << 20)).unwrap();
@@ -46,8 +36,9 @@ fn a_live_line_has_state_rate_and_time_left_and_the_last_one_is_complete() {
     // What cannot be sent stops it in the middle.
     terminal.wait_for(&format!("snapshot {number} ▶ writing"));
     away.bring_back();
-    until_sent(&m, number, 4);
+    m.node.must_be_stopped("four objects are sent");
     let away = m.bucket.take_away();
+    m.node.go_on();
     terminal.wait_until("rate and time left", |screen| {
         let mut lines = screen.lines();
         lines.any(|l| l.contains("▶ writing") && l.contains("B/s") && l.contains(" left"))
