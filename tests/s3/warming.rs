@@ -2,7 +2,7 @@
 
 use super::scene::Scene;
 use cbfs_tests::fault_proxy::{Fault, Rule, RuleId};
-use cbfs_tests::{Node, Ran, needs_fuse};
+use cbfs_tests::{Node, Ran, needs_fuse, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -103,7 +103,12 @@ fn an_interrupted_warm_ends_at_once_also_within_a_large_file() {
     let pid = Pid::from_child(&warming);
     kill_process(pid, Signal::INT).unwrap();
     // The store still does not answer.
-    assert_eq!(warming.wait().unwrap().code(), Some(130));
+    let mut ended = None;
+    wait_until("the end of the interrupted warm", || {
+        ended = warming.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(130));
     let met = scene.proxy.met(hold);
     scene.proxy.lift(hold);
     assert!(met <= 8, "{met} requests");
