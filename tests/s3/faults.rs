@@ -81,12 +81,12 @@ fn an_upload_that_is_cut_or_delayed_arrives_whole() {
 #[ignore = "needs an S3 server: tests/s3/run"]
 fn a_store_that_is_slow_but_never_silent_costs_time_and_no_try() {
     needs_fuse!();
-    let scene = Scene::filled_with_section("silence = 2\n");
+    let scene = Scene::filled_with_section("silence = 5\n");
     let wanted = scene.fingerprint();
     // Each longer in all than what counts as silence.
     let slow = Fault::SlowRequest {
-        pieces: 10,
-        pause: Duration::from_millis(300),
+        pieces: 20,
+        pause: Duration::from_millis(400),
     };
     let slow = Rule::every(slow)
         .method("PUT")
@@ -104,7 +104,6 @@ fn a_store_that_is_slow_but_never_silent_costs_time_and_no_try() {
     let snapshot = &status["snapshots"][0];
     assert_eq!(snapshot["number"], 1, "{status:#}");
     assert_eq!(snapshot["retries"], 0, "{status:#}");
-    assert_eq!(snapshot["objects_sent"], 0, "{status:#}");
     scene.wait_for(1);
     assert!(scene.proxy.met(late) > 3);
     let log = scene.status_log(1);
