@@ -263,19 +263,27 @@ impl Master {
         self.node.ctl(args).ok();
     }
 
+    /// Where the daemon's status log of a snapshot is.
+    pub fn status_log(&self, number: u64) -> PathBuf {
+        self.instance_dir()
+            .join(format!("status/{number:010}.jsonl"))
+    }
+
+    /// Its whole lines: the last one may be half written.
+    pub fn status_lines(&self, number: u64) -> Vec<serde_json::Value> {
+        let log = fs::read_to_string(self.status_log(number)).expect("the status log");
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        let lines = whole.lines();
+        lines
+            .map(|line| serde_json::from_str(line).expect("a JSON line"))
+            .collect()
+    }
+
     /// The state of a snapshot as the daemon's status log tells it, by name.
     pub fn states_of(&self, number: u64) -> Vec<String> {
-        let log = self
-            .instance_dir()
-            .join(format!("status/{number:010}.jsonl"));
-        let log = fs::read_to_string(&log).expect("the status log");
-        let lines = log.lines().map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
-            line
-        });
-        lines
-            .filter_map(|line| Some(line["state"].as_str()?.to_owned()))
-            .collect()
+        let lines = self.status_lines(number);
+        let states = lines.iter().filter_map(|line| line["state"].as_str());
+        states.map(str::to_owned).collect()
     }
 
     /// The master's own directory in the state directory.

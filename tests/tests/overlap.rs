@@ -58,15 +58,6 @@ fn wait_for(m: &Master, number: u64) {
     m.node.ctl(args).ok();
 }
 
-fn status_lines(m: &Master, number: u64) -> Vec<Value> {
-    let path = m.instance_dir().join(format!("status/{number:010}.jsonl"));
-    let text = fs::read_to_string(path).unwrap();
-    // The last one may be half written.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let lines = whole.lines();
-    lines.map(|l| serde_json::from_str(l).unwrap()).collect()
-}
-
 /// The most bytes that were made and had not arrived, as the status log tells.
 fn peak(lines: &[Value]) -> u64 {
     let (mut waiting, mut most) = (0, 0);
@@ -88,7 +79,7 @@ fn a_snapshot_larger_than_the_proxy_cache_completes_within_it() {
     let m = small_cache();
     let wanted = m.fingerprint();
     let number = snapshot(&m);
-    let lines = status_lines(&m, number);
+    let lines = m.status_lines(number);
     let most = peak(&lines);
     assert!(most > 0, "{lines:?}");
     assert!(most <= limit(), "{most} bytes waited for the bucket");
@@ -96,7 +87,7 @@ fn a_snapshot_larger_than_the_proxy_cache_completes_within_it() {
 }
 
 fn sent(m: &Master, number: u64) -> Vec<Value> {
-    let mut lines = status_lines(m, number);
+    let mut lines = m.status_lines(number);
     lines.retain(|l| l["event"] == "object_sent");
     lines
 }
@@ -152,7 +143,7 @@ fn a_bucket_that_vanishes_half_way_is_waited_for_and_what_had_arrived_is_not_sen
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), sent.len(), "sent twice: {sent:#?}");
-    let lines = status_lines(&m, number);
+    let lines = m.status_lines(number);
     let attempts = lines.iter().filter(|l| l["event"] == "attempt");
     // One before the cut, one after it.
     assert_eq!(attempts.count(), 2, "{lines:?}");

@@ -15,13 +15,6 @@ use std::path::PathBuf;
 const MIB: u64 = 1 << 20;
 const FILES: u64 = 20;
 
-fn status_lines(m: &Master, number: u64) -> Vec<Value> {
-    let path = m.instance_dir().join(format!("status/{number:010}.jsonl"));
-    let text = fs::read_to_string(path).unwrap();
-    let lines = text.lines();
-    lines.map(|l| serde_json::from_str(l).unwrap()).collect()
-}
-
 /// The keys of the objects that the log tells of with this event, in order.
 fn keys(lines: &[Value], event: &str) -> Vec<String> {
     let found = lines.iter().filter(|line| line["event"] == event);
@@ -90,11 +83,11 @@ fn a_killed_daemon_keeps_finished_tarballs_and_sends_nothing_twice() {
     }
     let wanted = m.fingerprint();
     let number = m.snapshot_until("writing");
-    while keys(&status_lines(&m, number), "object_sent").len() < 2 {
+    while keys(&m.status_lines(number), "object_sent").len() < 2 {
         std::thread::yield_now();
     }
     m.node.kill9();
-    let before = status_lines(&m, number);
+    let before = m.status_lines(number);
     let sent = keys(&before, "object_sent");
     assert!(sent.len() < FILES as usize / 2, "it was nearly done");
     let arrived = objects(&m);
@@ -102,13 +95,13 @@ fn a_killed_daemon_keeps_finished_tarballs_and_sends_nothing_twice() {
 
     // And once more, as soon as one more object has arrived.
     m.node.start();
-    while keys(&status_lines(&m, number), "object_sent").len() <= sent.len() {
+    while keys(&m.status_lines(number), "object_sent").len() <= sent.len() {
         std::thread::yield_now();
     }
     m.node.kill9();
     m.node.start();
     m.wait_for(number);
-    assert_nothing_was_done_twice("kill -9", &status_lines(&m, number));
+    assert_nothing_was_done_twice("kill -9", &m.status_lines(number));
     let now = objects(&m);
     for (object, identity) in &arrived {
         assert_eq!(now.get(object), Some(identity), "{}", object.display());
@@ -156,7 +149,7 @@ fn an_interrupted_snapshot_goes_on_from_every_state_unless_its_record_is_damaged
         m.node.start();
         let number = round as u64 + 1;
         m.wait_for(number);
-        assert_nothing_was_done_twice(failpoint, &status_lines(&m, number));
+        assert_nothing_was_done_twice(failpoint, &m.status_lines(number));
         let now = objects(&m);
         for (object, identity) in &arrived {
             assert_eq!(now.get(object), Some(identity), "{}", object.display());
@@ -174,7 +167,7 @@ fn an_interrupted_snapshot_goes_on_from_every_state_unless_its_record_is_damaged
     fs::rename(&away, &bucket).unwrap();
     m.node.start();
     m.wait_for(number);
-    assert_nothing_was_done_twice("a stop", &status_lines(&m, number));
+    assert_nothing_was_done_twice("a stop", &m.status_lines(number));
     m.assert_snapshot_is(number, &wanted);
 
     // The record of what was made is damaged: a new attempt, and the log says why.
@@ -183,7 +176,7 @@ fn an_interrupted_snapshot_goes_on_from_every_state_unless_its_record_is_damaged
     fs::rename(&bucket, &away).unwrap();
     let number = m.snapshot_until("written");
     m.node.kill9();
-    let lines = status_lines(&m, number);
+    let lines = m.status_lines(number);
     let prefix = keys(&lines, "object_made").remove(0);
     let folder = m.instance_dir().join("proxy").join(prefix);
     let record = folder.parent().unwrap().join("made.jsonl");
@@ -194,7 +187,7 @@ fn an_interrupted_snapshot_goes_on_from_every_state_unless_its_record_is_damaged
     fs::rename(&away, &bucket).unwrap();
     m.node.start();
     m.wait_for(number);
-    let lines = status_lines(&m, number);
+    let lines = m.status_lines(number);
     let attempts = attempts(&lines);
     assert_ne!(
         attempts[0]["attempt"],

@@ -1,4 +1,4 @@
-use super::{create, log_lines, request, until, until_it_is_tried_again};
+use super::{create, request, until, until_it_is_tried_again};
 use cbfs_tests::{Master, needs_fuse};
 use serde_json::Value;
 use std::fs;
@@ -157,7 +157,7 @@ fn time_in_which_the_file_system_is_deleted_does_not_count_as_failing() {
         "--even-if-in-use",
     ]);
     until(m, "its waiting", || {
-        let lines = log_lines(m, number);
+        let lines = m.status_lines(number);
         (lines.last().unwrap()["event"] == "fs_deleted").then_some(())
     });
     c.set(2 * 3600);

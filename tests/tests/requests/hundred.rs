@@ -54,7 +54,7 @@ fn a_hundred_requests_run_in_their_order_and_share_no_object() {
         ended.ok();
     });
     // Each request that came woke the one at hand, whose pauses must not end by that: they grow from half a second.
-    let log = fs::read_to_string(super::log_path(&m, 1)).unwrap();
+    let log = fs::read_to_string(m.status_log(1)).unwrap();
     let retries = log.matches("\"event\":\"retry\"").count();
     assert!(retries < 60, "{retries} retries:\n{log}");
     let all = m.node.json(["snapshot", "list", &m.fs]);

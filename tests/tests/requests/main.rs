@@ -66,21 +66,6 @@ fn cancelled_request(m: &Master) -> u64 {
     number
 }
 
-/// Where the status log of a request is.
-fn log_path(m: &Master, number: u64) -> PathBuf {
-    m.instance_dir().join(format!("status/{number:010}.jsonl"))
-}
-
-/// Its whole lines.
-fn log_lines(m: &Master, number: u64) -> Vec<Value> {
-    let text = fs::read_to_string(log_path(m, number)).unwrap();
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    whole
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
 /// The objects of all attempts at a snapshot in a bucket that is a directory.
 fn objects_of(m: &Master, number: u64) -> Vec<PathBuf> {
     let attempts = m.bucket.dir().join(&m.fs).join("s");

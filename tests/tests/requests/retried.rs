@@ -1,6 +1,6 @@
 //! What `snapshot retry` refuses, `--dry-run` refuses in the same words; and neither changes anything then.
 
-use super::{cancelled_request, create, log_lines, request, until, until_it_is_tried_again};
+use super::{cancelled_request, create, request, until, until_it_is_tried_again};
 use cbfs_tests::{Master, needs_fuse};
 use std::fs;
 
@@ -9,7 +9,7 @@ const CONFLICT: i32 = 11;
 
 /// How often a request was put into the queue.
 fn queued(m: &Master, number: u64) -> usize {
-    let lines = log_lines(m, number);
+    let lines = m.status_lines(number);
     lines.iter().filter(|l| l["state"] == "queued").count()
 }
 

@@ -1,4 +1,3 @@
-use super::log_path;
 use cbfs_tests::{Master, needs_fuse};
 use std::fs;
 
@@ -52,7 +51,7 @@ fn a_damaged_status_log_is_named_and_all_others_work() {
         m.snapshot();
     }
     m.node.stop();
-    let damaged = log_path(&m, 2);
+    let damaged = m.status_log(2);
     let text = fs::read_to_string(&damaged).unwrap();
     fs::write(
         &damaged,
@@ -60,7 +59,7 @@ fn a_damaged_status_log_is_named_and_all_others_work() {
     )
     .unwrap();
     // One whose snapshot nobody else knows of.
-    let lost = log_path(&m, 4);
+    let lost = m.status_log(4);
     fs::write(&lost, "nonsense\n").unwrap();
     m.node.start();
     let status = m.node.ctl(["status"]).ok();

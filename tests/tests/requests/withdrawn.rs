@@ -1,4 +1,4 @@
-use super::{log_lines, log_path, objects_of, until};
+use super::{objects_of, until};
 use cbfs_tests::contents::noise;
 use cbfs_tests::{Master, needs_fuse};
 use serde_json::Value;
@@ -24,7 +24,7 @@ fn state_lines(m: &Master, number: u64) -> Vec<String> {
 }
 
 fn removed(m: &Master, number: u64) -> Option<Value> {
-    let lines = log_lines(m, number);
+    let lines = m.status_lines(number);
     lines.into_iter().find(|l| l["event"] == "objects_removed")
 }
 
@@ -85,7 +85,7 @@ fn a_request_withdrawn_in_any_state_leaves_nothing_here_nor_in_the_bucket() {
 
 /// As the daemon would have noted it just before it died.
 fn withdraw_on_disk(m: &Master, number: u64) {
-    let path = log_path(m, number);
+    let path = m.status_log(number);
     let line = "{\"at\":\"2026-01-01T00:00:00Z\",\"event\":\"cancel_requested\"}\n";
     let text = fs::read_to_string(&path).unwrap() + line;
     fs::write(&path, text).unwrap();
@@ -126,7 +126,7 @@ fn after_a_reboot_what_was_preserved_is_not_trusted_and_the_request_is_cut_again
     for (n, failpoint) in (2_u64..).zip(["snapshot.collected", "snapshot.object-made"]) {
         fs::write(m.at("file"), noise(n, 100_000)).unwrap();
         let number = die_at(&m, failpoint);
-        let path = log_path(&m, number);
+        let path = m.status_log(number);
         let here = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(here.trim()), "{text}");
@@ -138,7 +138,7 @@ fn after_a_reboot_what_was_preserved_is_not_trusted_and_the_request_is_cut_again
         let states = state_lines(&m, number);
         let queued = states.iter().filter(|s| *s == "queued").count();
         assert_eq!(queued, 2, "{failpoint}: {states:?}");
-        let lines = log_lines(&m, number);
+        let lines = m.status_lines(number);
         let failure = lines.iter().find(|l| l["event"] == "failure").unwrap();
         assert_eq!(failure["failure"], "transient");
         assert!(
