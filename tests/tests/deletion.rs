@@ -2,13 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are test code too
 
-use cbfs_tests::{Master, Ran, Stage, needs_fuse};
+use cbfs_tests::{Master, Ran, Stage, needs_fuse, wait_until};
 use serde_json::Value;
 use std::fs;
-use std::time::{Duration, Instant};
 
-/// For what comes by itself, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// The exit code of what is refused for how things stand.
 const CONFLICT: i32 = 11;
 
@@ -22,19 +19,6 @@ fn delete(m: &Master, more: &[&str]) -> Ran {
 
 fn instance(m: &Master) -> Value {
     m.node.json(["instance", "show", &m.fs])
-}
-
-/// Wait until the master says so.
-fn wait_until(m: &Master, what: &str, is: impl Fn(&Value) -> bool) {
-    let begun = Instant::now();
-    loop {
-        let shown = instance(m);
-        if is(&shown) {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "never {what}: {shown:#}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]
@@ -62,11 +46,7 @@ fn a_deleted_file_system_is_not_published_mounted_followed_or_promoted_until_it_
             .into_iter()
             .any(|text| String::from_utf8_lossy(&text).contains(m.mnt.to_str().unwrap()))
     };
-    let begun = Instant::now();
-    while !says_where() {
-        assert!(begun.elapsed() < PATIENCE, "the master gives no sign");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("the master gives a sign", says_where);
     let refused = delete(&m, &[]).fails(CONFLICT, &["is in use", "--even-if-in-use"]);
     assert!(refused.contains(m.mnt.to_str().unwrap()), "{refused}");
     let told = delete(&m, &["--even-if-in-use", "--reason", "moved"]);
@@ -74,7 +54,8 @@ fn a_deleted_file_system_is_not_published_mounted_followed_or_promoted_until_it_
     assert!(told.stderr.contains("THE MASTER IS IN USE"), "{told:?}");
 
     // The master finds it out by itself; its mount goes on.
-    wait_until(&m, "degraded", |i| {
+    wait_until("the master is degraded", || {
+        let i = instance(&m);
         i["problems"].to_string().contains("fs undelete")
     });
     fs::write(m.at("file"), "second").unwrap();
@@ -123,7 +104,7 @@ fn a_deleted_file_system_is_not_published_mounted_followed_or_promoted_until_it_
     other
         .ctl(["fs", "undelete", &m.fs].iter().chain(&b))
         .fails(CONFLICT, &["is not deleted"]);
-    wait_until(&m, "well", |i| i["health"] == "ok");
+    wait_until("the master is well", || instance(&m)["health"] == "ok");
     m.node.ctl(["mount", &m.fs, mnt]).ok();
     assert_eq!(fs::read_to_string(m.at("file")).unwrap(), "second");
     m.snapshot();
@@ -145,16 +126,12 @@ fn a_follower_at_rest_finds_out_by_itself_that_its_file_system_is_deleted() {
     // From its first look on it asks for the next snapshot only, but for every sixth time.
     other.ctl(["slave", "refresh", dir]).ok();
     let says = |wanted: &str| {
-        let begun = Instant::now();
-        loop {
-            let status = other.json(["status"]);
-            let instance = status["instances"][0].to_string();
-            if instance.contains(wanted) {
-                return instance;
-            }
-            assert!(begun.elapsed() < PATIENCE, "never {wanted}: {status:#}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut instance = String::new();
+        wait_until(wanted, || {
+            instance = other.json(["status"])["instances"][0].to_string();
+            instance.contains(wanted)
+        });
+        instance
     };
     let deleted = delete(&m, &["--even-if-in-use"]);
     assert_eq!(deleted.code, Some(0), "{deleted:?}");
@@ -183,7 +160,8 @@ fn a_request_that_is_under_way_waits_while_its_file_system_is_deleted() {
     let asked = m.node.json(["snapshot", "create", "home"]);
     let number = asked["number"].as_u64().unwrap();
     let told = || {
-        wait_until(&m, "told", |i| {
+        wait_until("the master tells it", || {
+            let i = instance(&m);
             i["problems"].to_string().contains("fs undelete")
         });
     };
@@ -201,11 +179,7 @@ fn a_request_that_is_under_way_waits_while_its_file_system_is_deleted() {
     };
     let look_on = || {
         let before = looks();
-        let begun = Instant::now();
-        while looks() < before + 12 {
-            assert!(begun.elapsed() < PATIENCE, "the master does not look");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until("the master looks", || looks() >= before + 12);
     };
     // A try that had begun before it heard of the deletion ends meanwhile.
     look_on();
