@@ -6,7 +6,6 @@ use cbfs_tests::contents::noise;
 use cbfs_tests::{Master, Node, needs_fuse, wait_until};
 use serde_json::Value;
 use std::fs;
-use std::process::Stdio;
 
 const MIB: u64 = 1 << 20;
 
@@ -109,7 +108,7 @@ fn a_bucket_that_vanishes_half_way_is_waited_for_and_what_had_arrived_is_not_sen
     let mut create = m.node.command();
     create.args(["snapshot", "create", &m.fs]);
     // Not waited for: the daemon may stop before it has answered.
-    let mut create = create.stdout(Stdio::null()).spawn().unwrap();
+    let mut create = create.stdout(std::process::Stdio::null()).spawn().unwrap();
     m.node.must_be_stopped("two objects are sent");
     let away = m.bucket.take_away();
     m.node.go_on();
