@@ -424,7 +424,7 @@ fn all_rounds(seed: u64, rounds: &[Round]) {
     world.compare_with_a_new_snapshot("after all of it");
 }
 
-/// Not of a master: the round of a follower stands in `following.rs`.
+/// Not of a master: the round of a follower stands in the suite `following`.
 const ELSEWHERE: [&str; 1] = ["slave.moved"];
 
 #[test]
